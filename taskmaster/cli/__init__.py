@@ -1,0 +1,1 @@
+"""The command line, taskmasterctl: imports wire and errors, nothing of the daemon."""
