@@ -1,0 +1,213 @@
+"""The one user of ``selectors``: descriptors, monotonic timers and signals for daemon and watchdog.
+
+It never sleeps without a reason to wake: with no timer armed it waits for a descriptor for ever. A
+descriptor is removed before it is closed; an event that the same wait reported for a descriptor
+removed meanwhile is dropped (a number that is closed and opened again within one turn has driven other
+supervisors into endless loops).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+Callback = Callable[[], None]
+
+READ: Final = selectors.EVENT_READ
+WRITE: Final = selectors.EVENT_WRITE
+
+#: Cancelled timers are swept out of the heap when they are this many and more than half of it.
+_SWEEP_AT: Final = 64
+
+
+class Timer:
+    """One armed timer; ``when`` is on the clock of ``time.monotonic``."""
+
+    __slots__ = ("_callback", "_loop", "when")
+
+    def __init__(self, loop: EventLoop, when: float, callback: Callback) -> None:
+        self._loop = loop
+        self._callback: Callback | None = callback
+        self.when = when
+
+    def cancel(self) -> None:
+        """The callback will not be called; harmless when it has been."""
+        if self._callback is not None:
+            self._callback = None
+            self._loop.timer_cancelled()
+
+    def fire(self) -> None:
+        """Call the callback, once."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+    @property
+    def armed(self) -> bool:
+        """Whether it still is to fire."""
+        return self._callback is not None
+
+
+class Watch:
+    """One watched descriptor: what to call when it can be read or written."""
+
+    __slots__ = ("fd", "on_read", "on_write")
+
+    def __init__(self, fd: int, on_read: Callback | None, on_write: Callback | None) -> None:
+        self.fd = fd
+        self.on_read = on_read
+        self.on_write = on_write
+
+
+class EventLoop:
+    """A single-threaded loop. ``clock`` gives monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.now = clock
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._cancelled = 0
+        self._running = False
+        self._signals: dict[int, Callback] = {}
+        self._wakeup: tuple[int, int] | None = None
+        self.after_turn: Callback | None = None
+
+    # descriptors ------------------------------------------------------------------------------
+
+    def watch(self, fd: int, on_read: Callback | None, on_write: Callback | None = None) -> Watch:
+        """Call ``on_read`` / ``on_write`` whenever ``fd`` is ready; at least one of them.
+
+        ``on_write`` alone also reports a hang-up, which is how the reaping of a pidfd is seen.
+        """
+        watch = Watch(fd, on_read, on_write)
+        self._selector.register(fd, _mask(watch), watch)
+        return watch
+
+    def change(self, watch: Watch, on_read: Callback | None, on_write: Callback | None) -> None:
+        """Replace what is called; at least one of them."""
+        if watch.on_read is on_read and watch.on_write is on_write:
+            return
+        before = _mask(watch)
+        watch.on_read, watch.on_write = on_read, on_write
+        if _mask(watch) != before:
+            self._selector.modify(watch.fd, _mask(watch), watch)
+
+    def unwatch(self, watch: Watch) -> None:
+        """Stop watching; call before closing the descriptor. Harmless when already done."""
+        if watch.fd >= 0:
+            self._selector.unregister(watch.fd)
+            watch.fd = -1
+
+    # timers -----------------------------------------------------------------------------------
+
+    def call_in(self, delay_s: float, callback: Callback) -> Timer:
+        """Call ``callback`` once, ``delay_s`` seconds from now."""
+        return self.call_at(self.now() + delay_s, callback)
+
+    def call_at(self, when: float, callback: Callback) -> Timer:
+        """Call ``callback`` once, when the clock reads ``when``."""
+        timer = Timer(self, when, callback)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    def timer_cancelled(self) -> None:
+        """A timer of this loop was cancelled: sweep when too many dead ones are kept."""
+        self._cancelled += 1
+        if self._cancelled >= _SWEEP_AT and self._cancelled * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].armed]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
+
+    # signals ----------------------------------------------------------------------------------
+
+    def on_signal(self, number: int, callback: Callback) -> None:
+        """Call ``callback`` from the loop, never from the middle of other code, on this signal."""
+        if self._wakeup is None:
+            read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._wakeup = (read_end, write_end)
+            signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+            self.watch(read_end, self._read_signals)
+        self._signals[number] = callback
+        signal.signal(number, _note_only)
+        signal.siginterrupt(number, False)
+
+    def _read_signals(self) -> None:
+        assert self._wakeup is not None
+        try:
+            numbers = os.read(self._wakeup[0], 4096)
+        except BlockingIOError:
+            return
+        for number in sorted(set(numbers)):
+            callback = self._signals.get(number)
+            if callback is not None:
+                callback()
+
+    # the loop ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until ``stop``. After every turn ``after_turn`` is called."""
+        self._running = True
+        while self._running:
+            self.turn()
+
+    def stop(self) -> None:
+        """Return from ``run`` after this turn."""
+        self._running = False
+
+    def turn(self) -> None:
+        """Wait for one batch of events, serve it, then call ``after_turn``."""
+        for key, mask in self._selector.select(self._timeout()):
+            watch: Watch = key.data
+            if mask & READ and watch.fd >= 0 and watch.on_read is not None:
+                watch.on_read()
+            if mask & WRITE and watch.fd >= 0 and watch.on_write is not None:
+                watch.on_write()
+        if self._timers:
+            self._fire_timers()
+        if self.after_turn is not None:
+            self.after_turn()
+
+    def close(self) -> None:
+        """Give back the selector and the signal pipe; the loop cannot be used afterwards."""
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(-1)
+            for fd in self._wakeup:
+                os.close(fd)
+            self._wakeup = None
+        self._selector.close()
+
+    def _timeout(self) -> float | None:
+        timers = self._timers
+        while timers and not timers[0][2].armed:
+            heapq.heappop(timers)
+            self._cancelled -= 1
+        if not timers:
+            return None
+        return max(0.0, timers[0][0] - self.now())
+
+    def _fire_timers(self) -> None:
+        now = self.now()
+        due = []
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            if timer.armed:
+                due.append(timer)
+            else:
+                self._cancelled -= 1
+        for timer in due:
+            timer.fire()
+
+
+def _mask(watch: Watch) -> int:
+    return (READ if watch.on_read else 0) | (WRITE if watch.on_write else 0)
+
+
+def _note_only(number: int, frame: object) -> None:
+    """The wake-up descriptor has the number already; a handler must exist for it to be written."""

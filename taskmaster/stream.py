@@ -1,0 +1,239 @@
+"""A non-blocking descriptor with a frame decoder and a capped outbound queue.
+
+Shared by client sessions and watchdog links. It never blocks and never grows without bound: a peer
+that does not read is cut off when what waits for it passes the cap.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from taskmaster.errors import InvalidQuery
+from taskmaster.eventloop import EventLoop, Timer, Watch
+
+READ_BYTES: Final = 65536
+#: Errors of a connection that its peer has ended in one way or another; all mean the same here.
+_GONE: Final = frozenset(
+    {errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTUNREACH}
+)
+#: What is still read, and thrown away, of a peer that has had its last reply. Closing with unread
+#: bytes makes the kernel send a reset, and the reset can overtake the reply.
+LINGER_BYTES: Final = 64 * 1024 * 1024
+LINGER_S: Final = 5.0
+
+
+class Decoder(Protocol):
+    """What a Stream needs of a framing; see taskmaster.wire.frames."""
+
+    def receive_data(self, data: bytes) -> None: ...
+
+    def next_frame(self) -> bytes | None: ...
+
+
+class Stream:
+    """One connection. It owns ``fd`` and closes it.
+
+    ``on_frame`` gets each whole frame; ``on_broken`` the error of a peer whose bytes are no frames
+    (reading has stopped by then, sending still works); ``on_closed`` a short reason, once, when the
+    connection is over from whichever side.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        fd: int,
+        decoder: Decoder,
+        *,
+        on_frame: Callable[[bytes], None],
+        on_broken: Callable[[InvalidQuery], None],
+        on_closed: Callable[[str], None],
+        max_outbound: int,
+    ) -> None:
+        os.set_blocking(fd, False)
+        self._loop = loop
+        self._fd = fd
+        self._decoder = decoder
+        self._on_frame = on_frame
+        self._on_broken = on_broken
+        self._on_closed = on_closed
+        self._max_outbound = max_outbound
+        self._out = bytearray()
+        self._reading = True
+        self._ending = False
+        self._delivering = False
+        self._discarded = 0
+        self._linger: Timer | None = None
+        self._watch: Watch | None = loop.watch(fd, self._readable)
+
+    @property
+    def open(self) -> bool:
+        """Whether the descriptor is still there."""
+        return self._fd >= 0
+
+    @property
+    def outbound_bytes(self) -> int:
+        """How much waits to be sent."""
+        return len(self._out)
+
+    def send(self, data: bytes) -> None:
+        """Send now what the kernel takes and queue the rest; closes on a queue over the cap."""
+        if self._fd < 0:
+            return
+        if self._out:
+            self._out += data
+        else:
+            sent = self._write(data)
+            if sent == len(data) or self._fd < 0:
+                return
+            self._out += data[sent:]
+        if len(self._out) > self._max_outbound:
+            self.close(f"does not read: {len(self._out)} bytes wait for it")
+            return
+        self._update()
+
+    def end(self) -> None:
+        """Send everything queued, say that no more comes, and close when the peer does the same.
+
+        What the peer still sends is thrown away, for LINGER_S seconds and LINGER_BYTES at most.
+        """
+        if self._fd < 0 or self._ending:
+            return
+        self._ending = True
+        self._reading = False
+        self._linger = self._loop.call_in(LINGER_S, lambda: self.close("ended"))
+        if self._out:
+            self._update()
+        else:
+            self._shut()
+
+    def pause(self, paused: bool) -> None:
+        """Stop or resume reading; frames already received are delivered on resuming."""
+        if self._fd < 0 or self._ending or self._reading is not paused:
+            return
+        self._reading = not paused
+        self._update()
+        if not paused:
+            self._deliver()
+
+    def close(self, reason: str) -> None:
+        """Close at once; ``on_closed`` is told the reason."""
+        if self._fd < 0:
+            return
+        self._forget()
+        os.close(self._fd)
+        self._fd = -1
+        self._out.clear()
+        self._on_closed(reason)
+
+    def detach(self) -> int:
+        """Stop using the descriptor and hand it out; nobody is told."""
+        self._forget()
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def _forget(self) -> None:
+        if self._watch is not None:
+            self._loop.unwatch(self._watch)
+            self._watch = None
+        if self._linger is not None:
+            self._linger.cancel()
+
+    def _shut(self) -> None:
+        connection = socket.socket(fileno=self._fd)
+        try:
+            connection.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            connection.detach()
+            self._failed(error)
+            return
+        connection.detach()
+        self._update()
+
+    def _discard(self) -> None:
+        try:
+            got = len(os.read(self._fd, READ_BYTES))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._failed(error)
+            return
+        self._discarded += got
+        if got == 0 or self._discarded > LINGER_BYTES:
+            self.close("ended")
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._fd, READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._failed(error)
+            return
+        if not data:
+            self.close("closed by peer")
+            return
+        self._decoder.receive_data(data)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._reading and self._fd >= 0:
+                frame = self._decoder.next_frame()
+                if frame is None:
+                    return
+                self._on_frame(frame)
+        except InvalidQuery as error:
+            self._reading = False
+            self._update()
+            self._on_broken(error)
+        finally:
+            self._delivering = False
+
+    def _writable(self) -> None:
+        sent = self._write(self._out)
+        if self._fd < 0:
+            return
+        del self._out[:sent]
+        if self._out:
+            return
+        if self._ending:
+            self._shut()
+        else:
+            self._update()
+
+    def _write(self, data: bytes | bytearray) -> int:
+        try:
+            return os.write(self._fd, data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self._failed(error)
+            return 0
+
+    def _failed(self, error: OSError) -> None:
+        if error.errno not in _GONE:
+            raise error
+        self.close(f"connection lost: {os.strerror(error.errno or 0)}")
+
+    def _update(self) -> None:
+        """Watch for what there is to do. With nothing to do the descriptor is not watched at all:
+        a paused peer that hangs up would else wake the loop without end."""
+        if self._fd < 0:
+            return
+        on_read = self._discard if self._ending else self._readable if self._reading else None
+        on_write = self._writable if self._out else None
+        if on_read is None and on_write is None:
+            if self._watch is not None:
+                self._loop.unwatch(self._watch)
+                self._watch = None
+        elif self._watch is None:
+            self._watch = self._loop.watch(self._fd, on_read, on_write)
+        else:
+            self._loop.change(self._watch, on_read, on_write)

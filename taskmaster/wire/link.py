@@ -1,0 +1,163 @@
+"""Messages between the control plane and a watchdog: typed, size-capped JSON, never pickle.
+
+The control plane takes every byte of a watchdog as hostile (it runs next to other people's programs)
+and the other way round; decoding either gives one of these values or raises InvalidQuery.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from taskmaster.core.spec import JobSpec
+from taskmaster.core.states import Desired, State
+from taskmaster.errors import InvalidQuery
+from taskmaster.wire.frames import link_frame
+
+
+class ProcessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a watchdog publishes of one process.
+
+    ``since_s`` is wall-clock time, seconds; ``up_at``, ``retry_at``, ``kill_at`` are on the clock of
+    ``time.monotonic``, which all processes of a boot share. ``error`` says in words why the last
+    start failed. ``exit_unknown``: it ended, and nobody could say how.
+    """
+
+    number: int
+    state: State
+    desired: Desired
+    pid: int | None = None
+    start: int | None = None
+    since_s: float = 0.0
+    up_at: float | None = None
+    restarts: int = 0
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    exit_unknown: bool = False
+    failures: int = 0
+    retry_at: float | None = None
+    kill_at: float | None = None
+    error: str = ""
+
+
+# control plane -> watchdog -------------------------------------------------------------------------
+
+
+class Configure(msgspec.Struct, tag="configure", frozen=True):
+    """This definition is in force from now on; answered with Done."""
+
+    id: int
+    spec: JobSpec
+    sha256: str
+
+
+class Act(msgspec.Struct, tag="act", frozen=True):
+    """Do ``verb`` (start, stop, kill, repair, restart, ensure); answered with Begun, then Done.
+
+    ``ensure`` starts only what was never started or asked to stop: what taskmasterd does of itself.
+    """
+
+    id: int
+    verb: str
+
+
+class HandOver(msgspec.Struct, tag="handover", frozen=True):
+    """The control plane has reaped a process of this job, with this wait status."""
+
+    pid: int
+    start: int
+    status: int
+
+
+class Acknowledge(msgspec.Struct, tag="acknowledge", frozen=True):
+    """The notices up to this number are in the audit log."""
+
+    through: int
+
+
+class Retire(msgspec.Struct, tag="retire", frozen=True):
+    """The job is to be forgotten: when nothing of it is left, remove its records and end."""
+
+    id: int
+
+
+class Ping(msgspec.Struct, tag="ping", frozen=True):
+    """Answer with Done."""
+
+    id: int
+
+
+# watchdog -> control plane -------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True):
+    """First on every link: who speaks, and which definition it runs."""
+
+    job: str
+    pid: int
+    sha256: str
+    adopted: int = 0
+
+
+class Published(msgspec.Struct, tag="published", frozen=True):
+    """How the processes stand. ``full``: these and no others; else those that changed."""
+
+    full: bool
+    processes: tuple[ProcessStatus, ...]
+    removed: tuple[int, ...] = ()
+    dropped_bytes: int = 0
+
+
+class Begun(msgspec.Struct, tag="begun", frozen=True):
+    """A request was taken up."""
+
+    id: int
+
+
+class Done(msgspec.Struct, tag="done", frozen=True):
+    """A request has its outcome: success, redundant or fail, the last with its error."""
+
+    id: int
+    outcome: str
+    error: str = ""
+
+
+class Notice(msgspec.Struct, tag="notice", frozen=True):
+    """Something for the audit log; repeated on the next link until acknowledged."""
+
+    number: int
+    event: str
+    at_s: float
+    fields: dict[str, Any]
+
+
+ToWatchdog = Configure | Act | HandOver | Acknowledge | Retire | Ping
+ToControl = Hello | Published | Begun | Done | Notice
+
+_encoder: Final = msgspec.json.Encoder()
+_to_watchdog: Final = msgspec.json.Decoder(ToWatchdog)
+_to_control: Final = msgspec.json.Decoder(ToControl)
+
+
+def encode(message: ToWatchdog | ToControl) -> bytes:
+    """The framed bytes of one message."""
+    return link_frame(_encoder.encode(message))
+
+
+def decode_for_watchdog(frame: bytes) -> ToWatchdog:
+    """The message the control plane sent; raises InvalidQuery (fatal)."""
+    try:
+        message: ToWatchdog = _to_watchdog.decode(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidQuery(f"message of the control plane: {error}", fatal=True) from None
+    return message
+
+
+def decode_for_control(frame: bytes) -> ToControl:
+    """The message a watchdog sent; raises InvalidQuery (fatal)."""
+    try:
+        message: ToControl = _to_control.decode(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidQuery(f"message of a watchdog: {error}", fatal=True) from None
+    return message

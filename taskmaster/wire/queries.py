@@ -1,0 +1,201 @@
+"""Queries of clients: one frame to one checked Query, and the table of the commands there are.
+
+A frame that is no JSON object ends the connection (InvalidQuery, fatal); a JSON object that is no
+query is answered ``invalid`` and forgotten. Nothing here looks anything up by a name from the input
+but in the one closed table below.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import math
+from typing import Any, Final
+
+import msgspec
+
+from taskmaster.errors import InvalidQuery
+
+
+class Command(str, enum.Enum):
+    """Every command of the protocol."""
+
+    START = "start"
+    STOP = "stop"
+    KILL = "kill"
+    REPAIR = "repair"
+    STATUS = "status"
+    PULL = "pull"
+    PUSH = "push"
+    DELETE = "delete"
+    LIST = "list"
+    RELOAD = "reload"
+    RESTART = "restart"
+
+
+class Needs(enum.Enum):
+    """Whether a command takes a job."""
+
+    JOB = "job"
+    MAYBE_JOB = "maybe job"
+    NOTHING = "nothing"
+
+
+NEEDS: Final = {
+    Command.START: Needs.JOB,
+    Command.STOP: Needs.JOB,
+    Command.KILL: Needs.JOB,
+    Command.REPAIR: Needs.JOB,
+    Command.STATUS: Needs.JOB,
+    Command.PULL: Needs.JOB,
+    Command.PUSH: Needs.JOB,
+    Command.DELETE: Needs.JOB,
+    Command.LIST: Needs.NOTHING,
+    Command.RELOAD: Needs.JOB,
+    Command.RESTART: Needs.MAYBE_JOB,
+}
+
+#: Commands that change nothing: answered even when the audit log cannot be written.
+READING: Final = frozenset({Command.STATUS, Command.PULL, Command.LIST})
+
+#: The longest a client may ask the server to wait for an outcome, seconds (a week).
+MAX_WAIT_S: Final = 604800.0
+
+
+class Query(msgspec.Struct):
+    """One valid query.
+
+    ``job`` is the decoded name, not yet known to be a possible one; ``data`` the decoded file;
+    ``id`` the client's own id as its JSON text, empty without one; ``wait_s`` None without a wait;
+    ``old_dialect`` whether the older key ``cmd`` was used; ``codes`` whether the client asks for the
+    stable code of a failure beside its sentence.
+    """
+
+    command: Command
+    job: str | None = None
+    data: bytes | None = None
+    id: bytes = b""
+    wait_s: float | None = None
+    old_dialect: bool = False
+    codes: bool = False
+
+
+class _Wire(msgspec.Struct):
+    """A query as it comes; every key is checked by hand so that each error can name it."""
+
+    command: Any = None
+    cmd: Any = None
+    job: Any = None
+    data: Any = None
+    id: msgspec.Raw = msgspec.Raw()
+    wait: Any = None
+    codes: Any = False
+
+
+class UnusableQuery(InvalidQuery):
+    """A JSON object that is no valid query; keeps the ``id`` so that the reply can carry it."""
+
+    def __init__(self, message: str, query_id: bytes, command: str = "") -> None:
+        super().__init__(message)
+        self.query_id = query_id
+        self.command = command
+
+
+_decoder: Final = msgspec.json.Decoder(_Wire)
+_commands: Final = {command.value: command for command in Command}
+
+
+def parse_query(frame: bytes) -> Query:
+    """The query that a frame holds.
+
+    Raises InvalidQuery (fatal) where the frame is no JSON object in UTF-8, UnusableQuery where it is
+    one but no valid query.
+    """
+    try:
+        frame.decode("utf-8")
+        wire = _decoder.decode(frame)
+    except UnicodeDecodeError as error:
+        raise InvalidQuery(f"Not UTF-8: byte {error.start} of the frame.", fatal=True) from None
+    except RecursionError:
+        raise InvalidQuery("Not a usable JSON object: nested too deeply.", fatal=True) from None
+    except msgspec.MsgspecError as error:
+        raise InvalidQuery(f"Not a JSON object: {error}.", fatal=True) from None
+    query_id = _checked_id(bytes(wire.id))
+    word = wire.command if wire.command is not None else wire.cmd
+    if word is None:
+        raise UnusableQuery('Missing field "command".', query_id)
+    if not isinstance(word, str):
+        raise UnusableQuery('"command" is not a string.', query_id)
+    command = _commands.get(word)
+    if command is None:
+        known = ", ".join(_commands)
+        raise UnusableQuery(f"Unknown command {shown(word)}; known: {known}.", query_id, word[:64])
+    try:
+        return Query(
+            command,
+            _job(command, wire.job),
+            _data(command, wire.data),
+            query_id,
+            _wait(wire.wait),
+            wire.command is None,
+            wire.codes is True,
+        )
+    except InvalidQuery as error:
+        raise UnusableQuery(str(error), query_id, command.value) from None
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """Foreign text in quotes, as ASCII and cut to ``limit`` characters: safe in any log or terminal."""
+    return ascii(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def _checked_id(raw: bytes) -> bytes:
+    if not raw or raw[:1] == b'"' or raw[:1] in b"-0123456789":
+        return raw
+    raise UnusableQuery('"id" is neither a string nor a number.', b"")
+
+
+def _job(command: Command, value: Any) -> str | None:
+    needs = NEEDS[command]
+    if needs is Needs.NOTHING:
+        return None
+    if value is None:
+        if needs is Needs.MAYBE_JOB:
+            return None
+        raise InvalidQuery(f'Command "{command.value}" needs the field "job".')
+    try:
+        return _base64("job", value).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidQuery('"job" is not base64 of UTF-8.') from None
+
+
+def _data(command: Command, value: Any) -> bytes | None:
+    if command is not Command.PUSH:
+        return None
+    if value is None:
+        raise InvalidQuery('Command "push" needs the field "data".')
+    return _base64("data", value)
+
+
+def _base64(key: str, value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise InvalidQuery(f'"{key}" is not a string.')
+    try:
+        return base64.b64decode(value.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise InvalidQuery(f'"{key}" is not valid base64.') from None
+
+
+def _wait(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidQuery('"wait" is not a number of seconds.')
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not 0 <= seconds <= MAX_WAIT_S:
+        raise InvalidQuery(f'"wait" is not between 0 and {MAX_WAIT_S:.0f} seconds.')
+    return seconds
