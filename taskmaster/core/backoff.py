@@ -1,0 +1,25 @@
+"""How long to wait before the next attempt: exponential, capped, jittered, forgotten after health.
+
+Pure: the random number comes from the caller, so that two hundred workers of one dead database do
+not come back in step, and tests can say which number it was.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FIRST_S: Final = 1.0
+CAP_S: Final = 60.0
+#: The wait is multiplied by a number between 1 - JITTER and 1 + JITTER.
+JITTER: Final = 0.2
+#: A process that was RUNNING this long has earned a clean slate.
+HEALTHY_S: Final = 60.0
+
+
+def delay_s(attempt: int, jitter: float) -> float:
+    """Seconds to wait before attempt number ``attempt`` (0: the first repeated one).
+
+    ``jitter`` is a random number in [0, 1). Doubles from FIRST_S; never over CAP_S.
+    """
+    base = CAP_S if attempt >= 6 else min(CAP_S, FIRST_S * 2.0 ** max(attempt, 0))
+    return min(CAP_S, base * (1.0 - JITTER + 2.0 * JITTER * jitter))
