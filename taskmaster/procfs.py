@@ -1,0 +1,139 @@
+"""What ``/proc`` tells about processes: identity, ancestry, environment.
+
+A process is named by its number together with its start time in clock ticks since boot, and both
+only within one boot: numbers are recycled, the pair is not. Read directly where exactness matters
+(psutil turns the start time into seconds of a wall clock that may be set) and through psutil where
+every process of the host has to be looked at.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import NamedTuple
+
+import psutil
+
+#: More of an environment than this is not looked at; the kernel's own limit is about 2 MB.
+_ENVIRON_BYTES = 262144
+
+
+class ProcStat(NamedTuple):
+    """The fields of ``/proc/PID/stat`` that matter here; ``start`` in clock ticks since boot."""
+
+    pid: int
+    state: str
+    ppid: int
+    pgrp: int
+    session: int
+    start: int
+
+    @property
+    def dead(self) -> bool:
+        """Whether it only waits to be reaped."""
+        return self.state in "ZX"
+
+
+def stat(pid: int) -> ProcStat | None:
+    """How process ``pid`` stands; None when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name between the parentheses is the process's own choice and may hold both.
+    fields = text[text.rindex(b")") + 2 :].split()
+    return ProcStat(
+        pid,
+        fields[0].decode("ascii"),
+        int(fields[1]),
+        int(fields[2]),
+        int(fields[3]),
+        int(fields[19]),
+    )
+
+
+def name(pid: int) -> str:
+    """The name the kernel has for the process, at most 15 bytes; empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read().rstrip(b"\n").decode("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def environment(pid: int) -> dict[str, str]:
+    """The environment the process was exec'd with; empty when gone, not ours to read, or erased."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            text = file.read(_ENVIRON_BYTES)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return {}
+    pairs = (entry.partition(b"=") for entry in text.split(b"\0"))
+    return {
+        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for key, equals, value in pairs
+        if equals
+    }
+
+
+def children(pid: int) -> list[int]:
+    """The direct children of a process, of all its threads; empty when it is gone."""
+    if not _has_children_files():
+        return _children_by_scan(pid)
+    found = _children_of_thread(pid, pid)
+    if len(threads := _threads(pid)) > 1:
+        for thread in threads:
+            if thread != pid:
+                found += _children_of_thread(pid, thread)
+    return found
+
+
+def _children_of_thread(pid: int, thread: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(entry) for entry in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+@functools.cache
+def _has_children_files() -> bool:
+    """Whether the kernel was built with CONFIG_PROC_CHILDREN, as all common ones are."""
+    own = os.getpid()
+    return os.path.exists(f"/proc/{own}/task/{own}/children")
+
+
+def _children_by_scan(pid: int) -> list[int]:
+    found = (stat(other) for other in psutil.pids())
+    return [one.pid for one in found if one is not None and one.ppid == pid]
+
+
+def descendants(pid: int) -> list[int]:
+    """All descendants of a process, parents before children; a snapshot that may be old at once."""
+    found: list[int] = []
+    queue = children(pid)
+    while queue:
+        one = queue.pop()
+        found.append(one)
+        queue.extend(children(one))
+    return found
+
+
+def everyone() -> list[int]:
+    """The numbers of all processes that can be seen."""
+    return psutil.pids()
+
+
+@functools.cache
+def boot_id() -> str:
+    """The kernel's random name of this boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
