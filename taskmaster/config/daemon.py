@@ -1,0 +1,228 @@
+"""The daemon's own configuration: which file it is, THE table of its keys, and its defaults.
+
+Never a file of the current directory (Supervisor's search there let whoever could write to it run code as
+root), and never a file that somebody else could have written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from taskmaster.config import keys, kinds, trusted
+from taskmaster.config.jobfile import absolute
+from taskmaster.config.keys import Computed, Key
+from taskmaster.config.kinds import Schema
+from taskmaster.config.places import Places
+from taskmaster.errors import FileError
+
+SYSTEM_FILE: Final = Path("/etc/taskmaster/config.json")
+VARIABLE: Final = "TASKMASTER_CONFIG"
+
+
+class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The daemon's configuration with every default filled in; paths are absolute.
+
+    ``base``: what a job's relative ``dir`` is relative to. ``file``: None where no file was read.
+    ``port``: 0 is any free one, None no TCP. ``audit_max_bytes``: 0 is no rotation.
+    """
+
+    port: int | None
+    remote_connections: bool
+    socket: Path | None
+    config_directory: Path
+    log_directory: Path
+    state_directory: Path
+    verbosity: int
+    audit_file: Path
+    audit_max_bytes: int
+    audit_backups: int
+    max_frame_bytes: int
+    max_clients: int
+    command_deadline_s: float
+    watchdog_timeout_s: float
+    base: Path
+    file: Path | None
+
+
+DAEMON_KEYS: Final = (
+    Key(
+        name="port",
+        kind=kinds.or_null(kinds.whole(0, 65535, "0: any free port"), "no TCP"),
+        default=7777,
+        fields=("port",),
+        meaning="TCP port to listen on.",
+    ),
+    Key(
+        name="remoteConnections",
+        kind=kinds.boolean(),
+        default=False,
+        fields=("remote_connections",),
+        meaning="Listen on all addresses instead of loopback alone. There is no authentication.",
+    ),
+    Key(
+        name="socket",
+        kind=kinds.or_null(kinds.path(), "no Unix socket"),
+        default=Computed("STATE/control.sock"),
+        fields=("socket",),
+        meaning="Unix socket to listen on, mode 0600.",
+    ),
+    Key(
+        name="configDirectory",
+        kind=kinds.path(),
+        default=Computed("/etc/taskmaster/jobs; $XDG_CONFIG_HOME/taskmaster/jobs"),
+        fields=("config_directory",),
+        meaning="The job directory: where the files NAME.tm.json are.",
+    ),
+    Key(
+        name="logDirectory",
+        kind=kinds.path(),
+        default=Computed("/var/log/taskmaster; $XDG_STATE_HOME/taskmaster/log"),
+        fields=("log_directory",),
+        meaning="Where the logs of the daemon and its jobs are.",
+    ),
+    Key(
+        name="stateDirectory",
+        kind=kinds.path(),
+        default=Computed(
+            "/run/taskmaster; $XDG_RUNTIME_DIR/taskmaster, else $XDG_STATE_HOME/taskmaster/run"
+        ),
+        fields=("state_directory",),
+        meaning="Where the state of the running daemon is, mode 0700; one daemon for each.",
+    ),
+    Key(
+        name="verbosity",
+        kind=kinds.whole(0, 3),
+        default=2,
+        fields=("verbosity",),
+        meaning="On standard error: 0 nothing, 1 connections, 2 errors as well, 3 everything.",
+    ),
+    Key(
+        name="auditFile",
+        kind=kinds.path(),
+        default=Computed("LOGDIRECTORY/audit.jsonl"),
+        fields=("audit_file",),
+        meaning="The audit log.",
+    ),
+    Key(
+        name="auditMaxBytes",
+        kind=kinds.whole(0, 2**40, "0: no rotation"),
+        default=104857600,
+        fields=("audit_max_bytes",),
+        meaning="Size in bytes at which the audit log is rotated.",
+    ),
+    Key(
+        name="auditBackups",
+        kind=kinds.whole(0, 1000),
+        default=10,
+        fields=("audit_backups",),
+        meaning="Rotated audit logs to keep.",
+    ),
+    Key(
+        name="maxFrameBytes",
+        kind=kinds.whole(1024, 64 * 1024 * 1024),
+        default=4194304,
+        fields=("max_frame_bytes",),
+        meaning="Largest query of a client, in bytes.",
+    ),
+    Key(
+        name="maxClients",
+        kind=kinds.whole(1, 100_000),
+        default=512,
+        fields=("max_clients",),
+        meaning="Clients connected at the same time.",
+    ),
+    Key(
+        name="commandDeadline",
+        kind=kinds.seconds(0.1, 3600),
+        default=5.0,
+        fields=("command_deadline_s",),
+        meaning="How long a watchdog may take to answer a command before the command fails.",
+    ),
+    Key(
+        name="watchdogTimeout",
+        kind=kinds.seconds(0.1, 3600),
+        default=30.0,
+        fields=("watchdog_timeout_s",),
+        meaning="How long a watchdog may be silent before it is killed and replaced.",
+    ),
+)
+
+
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    uid: int,
+    *,
+    system_file: Path = SYSTEM_FILE,
+) -> DaemonConfig:
+    """The configuration in force: ``path`` (of -c), else $TASKMASTER_CONFIG, else ``system_file`` if it
+    exists, else the defaults of user ``uid``.
+
+    Raises FileError: unreadable, writable or owned by somebody else, or with a wrong key or value.
+    """
+    file = _chosen(path, environ, system_file)
+    places = Places(environ, uid)
+    if file is None:
+        return _filled(keys.read("defaults", b"{}", DAEMON_KEYS), places, None)
+    label = str(file)
+    # Its folder may be sticky and open to all (/tmp); a link to a folder is judged by what it leads to.
+    with trusted.folder(str(file.parent), uid, label=label, follow=True, sticky=True) as inside:
+        data = trusted.read(file.name, uid, keys.MAX_BYTES, label=label, inside=inside)
+    return _filled(keys.read(label, data, DAEMON_KEYS), places, file)
+
+
+def _chosen(path: Path | None, environ: Mapping[str, str], system_file: Path) -> Path | None:
+    if path is not None:
+        return Path(os.path.abspath(path))
+    named = environ.get(VARIABLE, "")
+    if named:
+        if not named.startswith("/"):
+            # A variable is inherited into directories that nobody thought of when it was set.
+            found = kinds.shown(named)
+            raise FileError(VARIABLE, "", found, "an absolute path (-c takes a relative one)")
+        return Path(os.path.abspath(named))
+    try:
+        os.lstat(system_file)
+    except OSError as error:
+        # EACCES: a folder that this user may not even search is not meant for a daemon of this user.
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            return None
+        raise FileError(str(system_file), "", os.strerror(error.errno or 0), "a file") from None
+    return system_file
+
+
+def _filled(values: dict[str, Any], places: Places, file: Path | None) -> DaemonConfig:
+    def at(key: str) -> Path | None:
+        # Without a file nothing is given, so there is always a folder to be relative to.
+        if file is None or key not in values:
+            return None
+        return Path(absolute(values[key], file.parent))
+
+    jobs = at("configDirectory") or places.jobs()
+    logs = at("logDirectory") or places.logs()
+    state = at("stateDirectory") or places.state()
+    no_socket = "socket" in values and values["socket"] is None
+    plain = {row.fields[0]: values[row.name] for row in DAEMON_KEYS if row.name in values}
+    return DaemonConfig(
+        **{
+            **plain,
+            "socket": None if no_socket else at("socket") or state / "control.sock",
+            "config_directory": jobs,
+            "log_directory": logs,
+            "state_directory": state,
+            "audit_file": at("auditFile") or logs / "audit.jsonl",
+            "base": file.parent if file else jobs.parent,
+            "file": file,
+        }
+    )
+
+
+def daemon_schema() -> Schema:
+    """JSON Schema (draft 2020-12) of the daemon's file, comments and trailing commas taken away."""
+    return keys.schema("taskmaster daemon configuration", DAEMON_KEYS)

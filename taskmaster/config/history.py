@@ -1,0 +1,256 @@
+"""The history of one job's file: every version as its exact bytes, and who, when, why.
+
+A version is three names in its own folder, ``000007-SHA256`` with one of these endings::
+
+    .tm.json        the bytes
+    .pending.json   who, when, what for; written before the job file is touched
+    .meta.json      the same, renamed to this when the job file has been changed
+
+So a crash leaves either a history that says what happened, or a pending version, of which ``settle``
+finds out from the job file whether it came to pass. Everything is on disk (fsync) before the job file
+changes, so a full disk is met while nothing has changed. It never touches the job file itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from taskmaster.config import keys, trusted
+from taskmaster.errors import FileError
+
+FOLDER: Final = ".history"
+#: Versions kept of one job. With files of the usual 1 KB some megabytes; a script that pushes every
+#: minute must not fill the disk of a host that supervises something.
+KEPT: Final = 1000
+
+_META_BYTES: Final = 65536
+_NAME = re.compile(r"((\d{6,12})-([0-9a-f]{64}))\.(tm|meta|pending)\.json", re.ASCII)
+
+Action = Literal["put", "replaced", "deleted", "unknown"]
+
+
+class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One version of a job's file.
+
+    ``action``: ``put``, this was put in force; ``replaced``, this stood there by other means (an editor)
+    and was then replaced; ``deleted``, this was in force when the job was deleted; ``unknown``, what was
+    written about it is damaged. ``when``: UTC, ISO 8601. ``size``: bytes.
+    """
+
+    number: int
+    sha256: str
+    size: int
+    action: Action
+    who: str
+    when: str
+    reason: str = ""
+
+
+class _Listing(msgspec.Struct, frozen=True):
+    """The stems of one folder by their ending; each stem is ``NUMBER-SHA256``."""
+
+    tm: set[str]
+    meta: set[str]
+    pending: set[str]
+
+    def stems(self) -> list[str]:
+        """Stems of versions that came to pass, oldest first."""
+        return sorted(self.tm & self.meta, key=_number)
+
+
+def sha256(content: bytes) -> str:
+    """The name of a content: SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextlib.contextmanager
+def opened(jobs: int, name: str, uid: int, *, create: bool = False) -> Iterator[int | None]:
+    """Descriptor of the history folder of job ``name``; None where there is none and not ``create``.
+
+    ``jobs``: descriptor of the job directory. Raises FileError for a folder that is not to be trusted,
+    OSError where one cannot be made.
+    """
+    if create:
+        _make(FOLDER, jobs)
+    elif not _is_there(FOLDER, jobs):
+        yield None
+        return
+    with trusted.folder(FOLDER, uid, label=FOLDER, inside=jobs) as histories:
+        if create:
+            _make(name, histories)
+        elif not _is_there(name, histories):
+            yield None
+            return
+        label = f"{FOLDER}/{name}"
+        with trusted.folder(name, uid, label=label, inside=histories) as fd:
+            yield fd
+
+
+def _make(name: str, inside: int) -> None:
+    try:
+        os.mkdir(name, 0o700, dir_fd=inside)
+    except FileExistsError:
+        return
+    os.fsync(inside)
+
+
+def _is_there(name: str, inside: int) -> bool:
+    try:
+        os.stat(name, dir_fd=inside, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def record(fd: int, content: bytes, version: Version) -> Version:
+    """Write a pending version, durably, and return it with number, sha256 and size filled in.
+
+    OSError where that failed; what was written of it is taken away again as far as that goes.
+    """
+    listing = _listing(fd)
+    used = listing.tm | listing.meta | listing.pending
+    complete = msgspec.structs.replace(
+        version,
+        number=1 + max((_number(stem) for stem in used), default=0),
+        sha256=sha256(content),
+        size=len(content),
+    )
+    try:
+        write(fd, f"{_stem(complete)}.tm.json", content)
+        write(fd, f"{_stem(complete)}.pending.json", msgspec.json.encode(complete))
+        os.fsync(fd)
+    except OSError:
+        abandon(fd, complete)
+        raise
+    return complete
+
+
+def write(fd: int, name: str, content: bytes) -> None:
+    """Make a new file of mode 0600 in the folder ``fd``, its content on disk at return. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(name, flags, 0o600, dir_fd=fd)
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(file, left) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def confirm(fd: int, version: Version) -> None:
+    """The pending version has come to pass. Raises OSError; ``settle`` will then do it later."""
+    stem = _stem(version)
+    os.rename(f"{stem}.pending.json", f"{stem}.meta.json", src_dir_fd=fd, dst_dir_fd=fd)
+    os.fsync(fd)
+
+
+def abandon(fd: int, version: Version) -> None:
+    """The pending version has not come to pass. What cannot be taken away, ``settle`` finds."""
+    for ending in ("pending", "tm"):
+        try:
+            os.unlink(f"{_stem(version)}.{ending}.json", dir_fd=fd)
+        except OSError:  # ENOENT, or EROFS and EIO: the disk that made us abandon it
+            pass
+
+
+def settle(fd: int, uid: int, current: str | None) -> None:
+    """Decide every pending version by what is in force, and remove what a crash left half written.
+
+    ``current``: sha256 of the job file, None where there is none. Raises OSError.
+    """
+    listing = _listing(fd)
+    for stem in sorted(listing.pending, key=_number):
+        version = _meta(fd, stem, uid, "pending")
+        came_to_pass = {
+            "put": current == version.sha256,
+            "replaced": current != version.sha256,
+            "deleted": current is None,
+            # Damaged: a crash while it was written, which is before the job file was touched.
+            "unknown": False,
+        }[version.action]
+        if came_to_pass and stem in listing.tm:
+            confirm(fd, version)
+        else:
+            abandon(fd, version)
+    for stem in listing.tm - listing.meta - listing.pending:
+        os.unlink(f"{stem}.tm.json", dir_fd=fd)
+    for stem in listing.stems()[:-KEPT]:
+        os.unlink(f"{stem}.meta.json", dir_fd=fd)
+        os.unlink(f"{stem}.tm.json", dir_fd=fd)
+
+
+def versions(fd: int, uid: int) -> list[Version]:
+    """All versions that came to pass, oldest first. Raises OSError."""
+    return [_meta(fd, stem, uid, "meta") for stem in _listing(fd).stems()]
+
+
+def latest(fd: int) -> str | None:
+    """sha256 of the newest version, None without one. Raises OSError."""
+    stems = _listing(fd).stems()
+    return _sha(stems[-1]) if stems else None
+
+
+def content(fd: int, uid: int, which: int | str, label: str) -> bytes:
+    """The bytes of version number ``which``, or of the newest whose sha256 is or begins with ``which``.
+
+    At least eight digits of the sha256. Raises FileError: no such version, or it is damaged.
+    """
+    stems = _listing(fd).stems()
+    for stem in reversed(stems):
+        if which == _number(stem) if isinstance(which, int) else _matches(stem, which):
+            data = trusted.read(
+                f"{stem}.tm.json", uid, keys.MAX_BYTES, label=f"{label}, version {stem}", inside=fd
+            )
+            if sha256(data) != _sha(stem):
+                raise FileError(
+                    f"{label}, version {stem}", "", f"sha256 {sha256(data)}", "what its name says"
+                )
+            return data
+    numbers = f"{_number(stems[0])} to {_number(stems[-1])}" if stems else "none: it has no history"
+    raise FileError(label, "", "no such version", numbers)
+
+
+def _matches(stem: str, digits: str) -> bool:
+    return len(digits) >= 8 and _sha(stem).startswith(digits.lower())
+
+
+def _listing(fd: int) -> _Listing:
+    listing = _Listing(set(), set(), set())
+    for entry in os.listdir(fd):
+        match = _NAME.fullmatch(entry)
+        if match:
+            getattr(listing, match.group(4)).add(match.group(1))
+    return listing
+
+
+def _meta(fd: int, stem: str, uid: int, ending: str) -> Version:
+    name = f"{stem}.{ending}.json"
+    try:
+        raw = trusted.read(name, uid, _META_BYTES, label=name, inside=fd)
+        version = msgspec.json.decode(raw, type=Version)
+    except (FileError, msgspec.DecodeError, UnicodeDecodeError):
+        version = None
+    if version is None or _stem(version) != stem:
+        # Number and sha256 are in the name; the bytes can still be had.
+        return Version(_number(stem), _sha(stem), 0, "unknown", "", "")
+    return version
+
+
+def _stem(version: Version) -> str:
+    return f"{version.number:06d}-{version.sha256}"
+
+
+def _number(stem: str) -> int:
+    return int(stem.partition("-")[0])
+
+
+def _sha(stem: str) -> str:
+    return stem.partition("-")[2]

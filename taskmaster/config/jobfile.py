@@ -1,0 +1,216 @@
+"""Job files: THE table of their keys, and a file's bytes made a JobSpec.
+
+A key that is not in the table does not exist: reading, JSON Schema and manual all follow from it.
+Nothing here touches the disk; ``store`` reads and writes the files.
+"""
+
+from __future__ import annotations
+
+import os.path
+from pathlib import Path
+from typing import Any, Final
+
+from taskmaster.config import jobkinds, keys, kinds
+from taskmaster.config.keys import Key, Required
+from taskmaster.config.kinds import Schema
+from taskmaster.core import names
+from taskmaster.core.spec import IDENTITY, MAX_PROCESSES, JobSpec
+from taskmaster.errors import FileError
+
+#: A year: over any real start or stop time, and far below where a timer's arithmetic gets inexact.
+MAX_SECONDS: Final = 31_536_000
+#: People write 999999999 for "never give up"; what fits a 32-bit integer is let through.
+MAX_RETRIES: Final = 2**31 - 1
+MAX_LOG_BYTES: Final = 2**40
+MAX_LOG_BACKUPS: Final = 1000
+
+JOB_KEYS: Final = (
+    Key(
+        name="cmd",
+        kind=jobkinds.command(),
+        default=Required(),
+        fields=("argv",),
+        meaning="The program and its arguments.",
+    ),
+    Key(
+        name="shell",
+        kind=kinds.boolean(),
+        default=False,
+        fields=("argv",),
+        meaning="Run cmd, a string, by /bin/sh -c.",
+    ),
+    Key(
+        name="runas",
+        kind=jobkinds.user(),
+        default="",
+        fields=("runas",),
+        meaning="The user, and group, to run as; needs root.",
+    ),
+    Key(
+        name="procNr",
+        kind=kinds.whole(1, MAX_PROCESSES),
+        default=1,
+        fields=("proc_nr",),
+        meaning="Processes to run.",
+    ),
+    Key(
+        name="autoStart",
+        kind=kinds.boolean(),
+        default=True,
+        fields=("auto_start",),
+        meaning="Start the job when taskmasterd starts.",
+    ),
+    Key(
+        name="restart",
+        kind=jobkinds.restart_policy(),
+        default="unexpected",
+        fields=("restart",),
+        meaning="When a process that ended by itself is started again.",
+    ),
+    Key(
+        name="startTime",
+        kind=kinds.seconds(0, MAX_SECONDS),
+        default=1,
+        fields=("start_time_s",),
+        meaning="How long a process must stay up to count as running.",
+    ),
+    Key(
+        name="normalExitCode",
+        kind=jobkinds.exit_codes(),
+        default=0,
+        fields=("normal_exit_codes",),
+        meaning="Exit codes that are expected.",
+    ),
+    Key(
+        name="normalExitSig",
+        kind=jobkinds.exit_signals(),
+        default=[],
+        fields=("normal_exit_signals",),
+        meaning="Signals by which an end is expected.",
+    ),
+    Key(
+        name="restartTimes",
+        kind=kinds.whole(-1, MAX_RETRIES, "-1: never give up"),
+        default=3,
+        fields=("restart_times",),
+        meaning="Failed starts in a row before it is given up as FATAL.",
+    ),
+    Key(
+        name="stopSig",
+        kind=jobkinds.stop_signal(),
+        default="TERM",
+        fields=("stop_signal",),
+        meaning="The signal that asks a process to stop.",
+    ),
+    Key(
+        name="stopTime",
+        kind=kinds.seconds(0, MAX_SECONDS),
+        default=10,
+        fields=("stop_time_s",),
+        meaning="Time from the stop signal to SIGKILL.",
+    ),
+    Key(
+        name="stdout",
+        kind=jobkinds.output(),
+        default="%n_stdout.log",
+        fields=("stdout",),
+        meaning="Where standard output goes.",
+    ),
+    Key(
+        name="stderr",
+        kind=jobkinds.output('; "stdout": the file of stdout'),
+        default="%n_stderr.log",
+        fields=("stderr", "stderr_to_stdout"),
+        meaning="Where standard error goes.",
+    ),
+    Key(
+        name="logMaxBytes",
+        kind=kinds.whole(0, MAX_LOG_BYTES, "0: no rotation"),
+        default=52428800,
+        fields=("log_max_bytes",),
+        meaning="Size in bytes at which an output file is rotated.",
+    ),
+    Key(
+        name="logBackups",
+        kind=kinds.whole(0, MAX_LOG_BACKUPS),
+        default=10,
+        fields=("log_backups",),
+        meaning="Rotated files to keep.",
+    ),
+    Key(
+        name="env",
+        kind=jobkinds.environment(),
+        default={},
+        fields=("env",),
+        meaning="Environment variables to set.",
+    ),
+    Key(
+        name="inheritEnv",
+        kind=kinds.boolean(),
+        default=False,
+        fields=("inherit_env",),
+        meaning="Start from the environment of taskmasterd instead of a clean one.",
+    ),
+    Key(
+        name="dir",
+        kind=kinds.path(),
+        default="/",
+        fields=("dir",),
+        meaning="The working directory.",
+    ),
+    Key(
+        name="umask",
+        kind=jobkinds.umask(),
+        default="0022",
+        fields=("umask",),
+        meaning="The mask of file modes.",
+    ),
+)
+
+
+def restarts(row: Key) -> bool:
+    """Whether a change of this key restarts running processes; any other change leaves them alone."""
+    return any(field in IDENTITY for field in row.fields)
+
+
+def parse_job(name: str, data: bytes, base: Path) -> JobSpec:
+    """The definition of job ``name`` in the bytes of its file.
+
+    ``base``: the absolute folder that a relative ``dir`` is relative to. Raises FileError, and
+    InvalidJobName where ``name`` is none.
+    """
+    file = names.checked(name) + names.FILE_SUFFIX
+    values = keys.read(file, data, JOB_KEYS)
+    fields: dict[str, Any] = {
+        row.fields[0]: values[row.name] for row in JOB_KEYS if len(row.fields) == 1
+    }
+    try:
+        fields["argv"] = jobkinds.argv(values["cmd"], values["shell"])
+    except kinds.Refused as refused:
+        raise FileError(file, "cmd", refused.found, refused.accepted) from None
+    fields["dir"] = absolute(values["dir"], base)
+    fields["stderr"], fields["stderr_to_stdout"] = _stderr(values["stdout"], values["stderr"])
+    return JobSpec(job=name, **fields)
+
+
+def absolute(path: str, base: Path) -> str:
+    """``path``, relative to ``base`` where it is relative, without ``.``, ``..`` and doubled slashes."""
+    joined = os.path.normpath(os.path.join(base, path))
+    # POSIX lets two leading slashes mean something else, and normpath keeps them; Linux does not care.
+    return "/" + joined.lstrip("/")
+
+
+def _stderr(stdout: str | None, stderr: str | None) -> tuple[str | None, bool]:
+    if stderr is None:
+        return None, False
+    # The same file named twice would have two writers, each rotating it away under the other.
+    same = stdout is not None and os.path.normpath(stdout) == os.path.normpath(stderr)
+    return (None, True) if stderr == "stdout" or same else (stderr, False)
+
+
+def job_schema() -> Schema:
+    """JSON Schema (draft 2020-12) of job files, comments and trailing commas taken away."""
+    schema = keys.schema("taskmaster job file", JOB_KEYS)
+    schema["if"] = {"properties": {"shell": {"const": True}}, "required": ["shell"]}
+    schema["then"] = {"properties": {"cmd": {"type": "string"}}}
+    return schema

@@ -1,0 +1,114 @@
+"""Opening files and folders whose content decides what runs, perhaps as root.
+
+Opened first, looked at by descriptor afterwards: what was checked is what is read. It never follows a
+symbolic link in the last part of a path, and never waits for a FIFO's writer. Problems are FileErrors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from taskmaster.config import kinds
+from taskmaster.errors import FileError
+
+
+def complaint(status: os.stat_result, uid: int, *, sticky: bool = False) -> str | None:
+    """What is wrong with owner or mode, in words; None where nothing is.
+
+    ``uid``: the daemon's. ``sticky``: a folder open to all is fine with the sticky bit, which keeps
+    others from replacing what is in it. Access lists need no look: their mask shows as group bits.
+    """
+    if status.st_uid not in (0, uid):
+        return f"owner uid {status.st_uid}"
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (sticky and mode & stat.S_ISVTX):
+        return f"mode {mode:04o}"
+    return None
+
+
+def accepted(uid: int) -> str:
+    """What ``complaint`` accepts, in words."""
+    owners = "root" if uid == 0 else f"root or uid {uid}"
+    return f"owned by {owners}, and not writable by group or others (chmod go-w)"
+
+
+@contextlib.contextmanager
+def folder(
+    path: str,
+    uid: int,
+    *,
+    label: str,
+    inside: int | None = None,
+    follow: bool = False,
+    sticky: bool = False,
+) -> Iterator[int]:
+    """Descriptor of a trusted folder, open for the time of the ``with``.
+
+    ``inside``: descriptor of the folder that ``path`` is relative to. ``label``: what errors call it.
+    ``follow``: it may be a symbolic link. ``sticky``: as in ``complaint``. Raises FileError.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        fd = os.open(path, flags, dir_fd=inside)
+    except (OSError, ValueError) as error:  # whichever errno: reported in the system's words
+        raise FileError(label, "", _words(error), "a folder, no symbolic link") from None
+    try:
+        found = complaint(os.fstat(fd), uid, sticky=sticky)
+        if found:
+            raise FileError(label, "", found, f"a folder {accepted(uid)}")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read(name: str, uid: int, max_bytes: int, *, label: str, inside: int) -> bytes:
+    """The bytes of a trusted regular file in the folder open as ``inside``. Raises FileError."""
+    # O_NONBLOCK: opening a FIFO must not wait for its writer; regular files do not care.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=inside)
+    except (OSError, ValueError) as error:  # whichever errno: reported in the system's words
+        raise FileError(label, "", _words(error), "a readable regular file") from None
+    try:
+        return _checked(fd, uid, max_bytes, label)
+    except OSError as error:  # EIO, ESTALE: the disk's own troubles
+        raise FileError(label, "", _words(error), "a readable regular file") from None
+    finally:
+        os.close(fd)
+
+
+def _checked(fd: int, uid: int, max_bytes: int, label: str) -> bytes:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise FileError(label, "", _sort(status.st_mode), "a regular file")
+    found = complaint(status, uid)
+    if found:
+        raise FileError(label, "", found, f"a file {accepted(uid)}")
+    data = bytearray()
+    while len(data) <= max_bytes:
+        piece = os.read(fd, max_bytes + 1 - len(data))
+        if not piece:
+            return bytes(data)
+        data += piece
+    raise FileError(label, "", f"over {max_bytes} bytes", f"at most {max_bytes} bytes")
+
+
+def _sort(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a FIFO"
+    return "a device or socket"
+
+
+def _words(error: OSError | ValueError) -> str:
+    # ELOOP's own words, "Too many levels of symbolic links", send people looking for a cycle.
+    if isinstance(error, OSError):
+        if error.errno == errno.ELOOP:
+            return "a symbolic link"
+        return error.strerror or kinds.printable(str(error))
+    return kinds.printable(str(error))
