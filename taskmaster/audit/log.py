@@ -1,0 +1,307 @@
+"""The audit log as the control plane has it: ``record`` puts a record in line, ``flush`` writes them.
+
+What it keeps, also when the disk is full, the daemon is killed at any moment, or somebody moves the
+file away: the files together consist of whole lines numbered without a gap, and after a durable flush
+that succeeded, everything recorded before it is on disk. It never raises for what the system cannot do
+(``error`` tells), never blocks for longer than the disk takes, and never grows without end: records
+that cannot be written wait, up to a cap, and past it they are dropped and counted (``audit.lost``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from taskmaster.audit import generations
+from taskmaster.audit.backlog import Backlog, Lost
+from taskmaster.audit.events import Event
+from taskmaster.audit.rendering import Renderer
+from taskmaster.audit.tail import last_seq_of_backups, mend, read_tail
+
+#: At most so much in one write(2), and at most so much written without fdatasync.
+_BATCH_BYTES: Final = 1 << 20
+
+#: Mistakes of this program, never the state of the host: these are raised.
+_BUGS: Final = frozenset({errno.EBADF, errno.EFAULT})
+_COMMANDS: Final = frozenset({Event.COMMAND_REQUESTED, Event.COMMAND_COMPLETED})
+
+
+class AuditLog:
+    """One audit log, appended to by this process alone.
+
+    ``max_bytes``: a file is rotated before it grows over this. ``backups``: so many older files are
+    kept. With 0 for either, the file is never rotated. ``wall_clock``: seconds since 1970, UTC.
+
+    Raises FileError where what is at ``path`` can never be a log, Held where another process writes
+    it. A disk that is full or read-only raises nothing: ``error`` tells, and ``flush`` tries again.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int,
+        backups: int,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        #: Why the last attempt to write failed; None when it worked.
+        self.error: OSError | None = None
+        self._rotates_at = max_bytes if max_bytes > 0 and backups > 0 else None
+        self._backups = backups
+        self._renderer = Renderer(wall_clock)
+        self._backlog = Backlog()
+        self._lost = Lost()
+        #: A record was dropped since the last flush.
+        self._incomplete = False
+        self._fd = -1
+        self._identity = (0, 0)
+        self._size = 0
+        self._sync_failed = False
+        self._probing = False
+        self._may_rotate = True
+        self._rotation_failing = False
+        try:
+            self._open()
+        except OSError as error:
+            refusal = generations.refusal(path, error)
+            if refusal is not None:
+                raise refusal from error
+            self.error = error
+        if self._backlog:
+            self.flush(durable=True)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the last attempt to write worked."""
+        return self.error is None
+
+    def record(self, event: Event, /, **fields: object) -> None:
+        """Put a record in line; its keys are ``seq``, ``timestamp``, ``event``, then ``fields``.
+
+        It is numbered when it is written. Raises ValueError for a field that must not be in the log
+        (``data``, ``env``), TypeError for a value that JSON cannot hold.
+
+        While the log cannot be written, commands may take only half of the room there is for waiting
+        records: a client that asks and is refused, over and over, must not crowd out what happened.
+        """
+        line = self._renderer.render(event, fields)
+        share = 2 if event in _COMMANDS else 1
+        if not self._backlog.has_room(line, share):
+            if self.writable:
+                self._try_to_write(durable=False)
+            if not self._backlog.has_room(line, share):
+                self._lost.add(self._renderer.timestamp(), of_command=event in _COMMANDS)
+                self._incomplete = True
+                return
+        self._backlog.put(line)
+
+    def flush(self, *, durable: bool) -> bool:
+        """Write what waits; with ``durable``, return only when it is on disk (fdatasync).
+
+        False: not everything recorded since the last flush is written (and, if ``durable``, on disk).
+        What is not, waits for the next flush, or was dropped and is counted.
+        """
+        complete, self._incomplete = not self._incomplete, False
+        idle = not (self._backlog or self._lost.count or self.error)
+        if idle and not (durable and self._backlog.unsynced_bytes):
+            return complete
+        return self._try_to_write(durable=durable) and complete
+
+    def close(self) -> None:
+        """Flush durably and give up the file and its lock; a later flush opens it again."""
+        self.flush(durable=True)
+        if self._fd >= 0:
+            self._let_go()
+
+    # Writing
+
+    def _try_to_write(self, *, durable: bool) -> bool:
+        self._probing = self.error is not None
+        self._may_rotate = True
+        try:
+            self._attach()
+            if self._sync_failed:
+                self._take_back()
+            self._write_all()
+            if durable or self._backlog.unsynced_bytes > _BATCH_BYTES:
+                self._sync()
+        except OSError as error:
+            if error.errno in _BUGS:
+                raise
+            self.error = error
+            return False
+        self.error = None
+        return True
+
+    def _write_all(self) -> None:
+        while True:
+            self._backlog.number()
+            while self._backlog.next_bytes():
+                self._write_some()
+            if self._lost.count:
+                lost, self._lost = self._lost, Lost()
+                self._put_own(
+                    Event.AUDIT_LOST,
+                    count=lost.count,
+                    commands=lost.commands,
+                    since=lost.since,
+                    until=lost.until,
+                )
+            if not self._backlog:
+                return
+
+    def _put_own(self, event: Event, **fields: object) -> None:
+        self._backlog.put(self._renderer.render(event, fields))
+
+    def _write_some(self) -> None:
+        if self._is_rotation_due():
+            self._rotate()
+        room = _BATCH_BYTES
+        if self._rotates_at is not None and self._may_rotate:
+            room = min(room, self._rotates_at - self._size)
+        # After a failure one line probes the disk, so that trying again stays cheap.
+        block = self._backlog.block(0 if self._probing else room)
+        try:
+            written = os.write(self._fd, block)
+        except OSError as error:
+            if error.errno not in _BUGS and self._backlog.torn:
+                self._cut_torn()
+            raise
+        self._probing = False
+        self._size += written
+        self._backlog.wrote(written)
+
+    def _cut_torn(self) -> None:
+        """Take the beginning of a line out of the file; where that fails, the next write completes it."""
+        try:
+            os.ftruncate(self._fd, self._size - self._backlog.torn)
+        except OSError as error:
+            if error.errno in _BUGS:
+                raise
+        else:
+            self._size -= self._backlog.torn
+            self._backlog.torn = 0
+
+    def _sync(self) -> None:
+        if not self._backlog.unsynced_bytes:
+            return
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            if error.errno in _BUGS:
+                raise
+            # Linux marks the pages clean although they are not on disk: a second fdatasync would say
+            # yes (the "fsyncgate" of 2018). So the records are taken out and written anew.
+            self._sync_failed = True
+            self._take_back()
+            raise
+        self._backlog.synced()
+
+    def _take_back(self) -> None:
+        """Take what was written since the last sync out of the file and put it back in line."""
+        size = os.fstat(self._fd).st_size
+        size = max(0, size - self._backlog.torn - self._backlog.unsynced_bytes)
+        os.ftruncate(self._fd, size)
+        self._size = size
+        self._backlog.requeue()
+        self._sync_failed = False
+
+    # Rotation
+
+    def _is_rotation_due(self) -> bool:
+        return (
+            self._rotates_at is not None
+            and self._may_rotate
+            and self._backlog.torn == 0
+            and self._size > 0
+            and self._size + self._backlog.next_bytes() > self._rotates_at
+        )
+
+    def _rotate(self) -> None:
+        self._sync()
+        try:
+            generations.shift(self.path, self._backups)
+        except OSError as error:
+            if error.errno in _BUGS:
+                raise
+            self._may_rotate = False
+            if not self._rotation_failing:
+                self._rotation_failing = True
+                self._put_own(
+                    Event.AUDIT_ROTATE_FAILED,
+                    file=str(self.path),
+                    size=self._size,
+                    error=f"rename {error.filename}: {error.strerror}",
+                )
+            return
+        self._rotation_failing = False
+        self._let_go()
+        self._open()
+
+    # Opening
+
+    def _attach(self) -> None:
+        """See to it that the file at ``path`` is open, also when somebody moved ours away (logrotate)."""
+        if self._fd >= 0:
+            try:
+                there = os.stat(self.path, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                there = None
+            if there is not None and (there.st_dev, there.st_ino) == self._identity:
+                self._size = there.st_size
+                return
+            if not self._sync_failed:
+                try:
+                    self._sync()
+                except OSError as error:
+                    if error.errno in _BUGS:
+                        raise
+            self._backlog.requeue()  # what could not be synced: in two files is better than in none
+            self._sync_failed = False
+            self._let_go()
+            self._put_own(
+                Event.AUDIT_REOPENED, file=str(self.path), previousInode=self._identity[1]
+            )
+        self._open()
+
+    def _let_go(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
+        self._backlog.torn = 0
+
+    def _open(self) -> None:
+        fd = generations.open_log(self.path)
+        try:
+            about = os.fstat(fd)
+            self._go_on_from(fd, about.st_size)
+            self._size = os.fstat(fd).st_size
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        self._identity = (about.st_dev, about.st_ino)
+
+    def _go_on_from(self, fd: int, size: int) -> None:
+        """Find the number to go on from, and mend the end of the file."""
+        tail = read_tail(fd, size)
+        seq, is_restarted = tail.seq, False
+        if seq is None and self._backlog.seq == 0:
+            seq, has_backups = last_seq_of_backups(self.path)
+            is_restarted = has_backups and seq is None
+        mended = mend(fd, size, tail)
+        self._backlog.seq = max(self._backlog.seq, seq or 0)
+        if mended.torn_bytes or tail.skipped_bytes or is_restarted:
+            self._put_own(
+                Event.AUDIT_REPAIRED,
+                file=str(self.path),
+                bytes=mended.torn_bytes,
+                torn=mended.torn.decode("utf-8", "backslashreplace"),
+                kept=mended.kept,
+                skippedBytes=tail.skipped_bytes,
+                resumedAfter=self._backlog.seq,
+            )
