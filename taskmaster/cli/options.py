@@ -1,0 +1,93 @@
+"""The global options, which every command takes as well, and the group that knows mistyped commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+DEFAULT_TIMEOUT_S = 60.0
+MAX_TIMEOUT_S = 86400.0
+
+Function = Callable[..., Any]
+
+
+class Settings:
+    """The global options: which server, which form of output, how patient."""
+
+    __slots__ = ("as_json", "in_shell", "server", "timeout_s", "wait")
+
+    def __init__(self) -> None:
+        self.server: str | None = None
+        self.as_json = False
+        self.timeout_s = DEFAULT_TIMEOUT_S
+        self.wait = True
+        self.in_shell = False
+
+    def with_options(
+        self, server: str | None, as_json: bool, timeout_s: float | None, no_wait: bool
+    ) -> Settings:
+        """These settings, but for what the options say; they are given before or after COMMAND."""
+        new = Settings()
+        new.server = self.server if server is None else server
+        new.as_json = self.as_json or as_json
+        new.timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        new.wait = self.wait and not no_wait
+        new.in_shell = self.in_shell
+        return new
+
+
+class Commands(click.Group):
+    """The commands, with the nearest one named where one is mistyped (click itself: from 8.4)."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Look the command up; raises UsageError."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], self.commands, n=1)
+            hint = (
+                f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(self.commands)}."
+            )
+            raise click.UsageError(f"No such command {args[0]!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _seconds(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Over 0 and up to a day; written so that nan, which click's FloatRange lets through, fails."""
+    if value is None or 0 < value <= MAX_TIMEOUT_S:
+        return value
+    accepted = f"{value:g}; accepted: seconds, over 0, up to {MAX_TIMEOUT_S:g}"
+    raise click.BadParameter(accepted, ctx, parameter)
+
+
+no_wait = click.option(
+    "--no-wait", is_flag=True, help="Do not wait for the outcome, only for the reply."
+)
+_EVERYWHERE = (
+    click.option(
+        "-c",
+        "--server",
+        metavar="SERVER",
+        help="HOST[:PORT], [IPV6]:PORT, or the path of a socket (with a /).",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON documents."),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        metavar="S",
+        type=float,
+        callback=_seconds,
+        help=f"Seconds to wait for an outcome ({DEFAULT_TIMEOUT_S:g}).",
+    ),
+)
+
+
+def everywhere(function: Function) -> Function:
+    """Add the options that are accepted before and after COMMAND."""
+    for option in reversed(_EVERYWHERE):  # click lists the one that was added last first
+        function = option(function)
+    return function

@@ -1,0 +1,39 @@
+"""The manual names what the program has, with its numbers."""
+
+import re
+
+import click
+from cli_servers import ROOT
+
+from taskmaster.cli import app, files, options
+from taskmaster.cli.commands import EXIT_NOT_RUNNING
+from taskmaster.cli.main import EXIT_INTERRUPTED
+from taskmaster.cli.outcomes import _EXIT_BY_CODE
+
+MANUAL = (ROOT / "docs/taskmasterctl.rst").read_text(encoding="utf-8")
+
+
+def test_every_command_and_option():
+    """No command and no option is missing in the manual."""
+    for name, command in app.cli.commands.items():
+        assert re.search(rf"^``{name}[ `]", MANUAL, re.MULTILINE), name
+        for parameter in [*command.params, *app.cli.params]:
+            if isinstance(parameter, click.Option):
+                spellings = "|".join(parameter.opts)
+                assert re.search(rf"(?<![\w-])({spellings})(?![\w-])", MANUAL), spellings
+
+
+def test_every_exit_status():
+    """The table has exactly the exit statuses there are."""
+    section = MANUAL.split("Exit status\n---", 1)[1].split("Messages", 1)[0]
+    listed = {int(number) for number in re.findall(r"^(\d+)  ", section, re.MULTILINE)}
+    assert listed == {0, 1, EXIT_NOT_RUNNING, EXIT_INTERRUPTED, *_EXIT_BY_CODE.values()}
+
+
+def test_numbers():
+    """Timeouts and sizes stand there as they are."""
+    timeout = f"{options.DEFAULT_TIMEOUT_S:g} if not given, up to {options.MAX_TIMEOUT_S:g}"
+    assert timeout in MANUAL
+    assert f"gives up {app.GRACE_S:g} seconds after" in MANUAL
+    assert f"none within {options.DEFAULT_TIMEOUT_S + app.GRACE_S:g} s" in MANUAL
+    assert files.MAX_BYTES == 1024 * 1024
