@@ -22,6 +22,8 @@ Callback = Callable[[], None]
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 
+#: epoll takes at most 2**31 ms; a timer that is further away costs one idle turn a day.
+LONGEST_WAIT_S: Final = 86400.0
 #: Cancelled timers are swept out of the heap when they are this many and more than half of it.
 _SWEEP_AT: Final = 64
 
@@ -190,7 +192,7 @@ class EventLoop:
             self._cancelled -= 1
         if not timers:
             return None
-        return max(0.0, timers[0][0] - self.now())
+        return min(max(0.0, timers[0][0] - self.now()), LONGEST_WAIT_S)
 
     def _fire_timers(self) -> None:
         now = self.now()

@@ -85,6 +85,9 @@ class Event(str, enum.Enum):
     #: The exit status of a process whose watchdog died was reaped here and given to the replacement.
     PROCESS_HANDED_OVER = "process.handed_over"
 
+    #: What a dead watchdog recorded of a job cannot be used; the job begins anew.
+    STATE_REJECTED = "state.rejected"
+
     #: Output of a process could not be kept.
     OUTPUT_DROPPED = "output.dropped"
 
@@ -140,6 +143,7 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.PROCESS_KILLED: (*_PROCESS, "reason"),
     Event.PROCESS_ADOPTED: (*_PROCESS, "uptime"),
     Event.PROCESS_HANDED_OVER: (*_PROCESS, "exitCode", "signal"),
+    Event.STATE_REJECTED: ("job", "file", "error"),
     Event.OUTPUT_DROPPED: ("job", "number", "stream", "bytes", "reason"),
     Event.AUDIT_REPAIRED: ("file", "bytes", "torn", "kept", "skippedBytes", "resumedAfter"),
     Event.AUDIT_REOPENED: ("file", "previousInode"),

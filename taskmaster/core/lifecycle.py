@@ -135,6 +135,11 @@ def step(process: Process, event: Event, spec: JobSpec) -> Outcome:
     return rule(process, event, spec)
 
 
+def forgiven(process: Process) -> Process:
+    """The same process with nothing held against it: no failed starts, no crashes."""
+    return msgspec.structs.replace(process, failures=0, crashes=0)
+
+
 def _begin(process: Process, *effects: Effect) -> Outcome:
     return _to(process, Phase.SPAWNING, urgent=False), (*effects, Spawn())
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from taskmaster.core.lifecycle import Process
+from taskmaster.core.lifecycle import ALIVE, Phase, Process
 from taskmaster.core.spec import JobSpec
 
 FILE: Final = "state.json"
@@ -24,15 +24,21 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 FORMAT: Final = 1
 #: The largest process number that Linux can be set to give out.
 _MAX_PID: Final = 1 << 22
+_WITH_PROCESS: Final = frozenset({Phase.STARTING, Phase.RUNNING})
 
 
 class PlaceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One process. ``start``: kernel start time, clock ticks; ``due_at``: when its timer fires, monotonic."""
+    """One process. ``start``: kernel start time, clock ticks; ``due_at``: when its timer fires, monotonic.
+
+    ``session``: the session that the last process led, by which what it left behind is known. ``ended``: it
+    has ended, and what it had started is still being stopped.
+    """
 
     number: int
     process: Process
     pid: int | None = None
     start: int | None = None
+    session: int | None = None
     since_s: float = 0.0
     up_at: float | None = None
     due_at: float | None = None
@@ -41,6 +47,7 @@ class PlaceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     exit_signal: int | None = None
     exit_unknown: bool = False
     ended: bool = False
+    left: int = 0
     error: str = ""
 
 
@@ -154,3 +161,9 @@ def _check(record: StateRecord, job: str) -> None:
         raise UnusableRecord(f"{FILE}: impossible process ids")
     if any((place.pid is None) != (place.start is None) for place in record.places):
         raise UnusableRecord(f"{FILE}: a process id without a start time")
+    for place in record.places:
+        phase = place.process.phase
+        if place.pid is None and phase in _WITH_PROCESS:
+            raise UnusableRecord(f"{FILE}: {phase.value} without a process id")
+        if place.pid is not None and phase not in ALIVE:
+            raise UnusableRecord(f"{FILE}: {phase.value} with a process id")

@@ -21,7 +21,8 @@ class ProcessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``since_s`` is wall-clock time, seconds; ``up_at``, ``retry_at``, ``kill_at`` are on the clock of
     ``time.monotonic``, which all processes of a boot share. ``error`` says in words why the last
-    start failed. ``exit_unknown``: it ended, and nobody could say how.
+    start failed. ``exit_unknown``: it ended, and nobody could say how. ``failures``: failed starts in a
+    row, ``crashes``: ends after RUNNING in a row. ``left``: processes that it left behind when it ended.
     """
 
     number: int
@@ -38,6 +39,8 @@ class ProcessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     failures: int = 0
     retry_at: float | None = None
     kill_at: float | None = None
+    crashes: int = 0
+    left: int = 0
     error: str = ""
 
 
@@ -63,11 +66,11 @@ class Act(msgspec.Struct, tag="act", frozen=True):
 
 
 class HandOver(msgspec.Struct, tag="handover", frozen=True):
-    """The control plane has reaped a process of this job, with this wait status."""
+    """The answer to Missing: the wait status that the control plane reaped; None when it has none."""
 
     pid: int
     start: int
-    status: int
+    status: int | None
 
 
 class Acknowledge(msgspec.Struct, tag="acknowledge", frozen=True):
@@ -78,6 +81,12 @@ class Acknowledge(msgspec.Struct, tag="acknowledge", frozen=True):
 
 class Retire(msgspec.Struct, tag="retire", frozen=True):
     """The job is to be forgotten: when nothing of it is left, remove its records and end."""
+
+    id: int
+
+
+class Leave(msgspec.Struct, tag="leave", frozen=True):
+    """End and touch nothing: a replacement adopts the processes. Answered with the end of the link."""
 
     id: int
 
@@ -123,6 +132,14 @@ class Done(msgspec.Struct, tag="done", frozen=True):
     error: str = ""
 
 
+class Missing(msgspec.Struct, tag="missing", frozen=True):
+    """A process that is not this watchdog's child has ended: who reaped it? Answered with HandOver."""
+
+    number: int
+    pid: int
+    start: int
+
+
 class Notice(msgspec.Struct, tag="notice", frozen=True):
     """Something for the audit log; repeated on the next link until acknowledged."""
 
@@ -132,8 +149,8 @@ class Notice(msgspec.Struct, tag="notice", frozen=True):
     fields: dict[str, Any]
 
 
-ToWatchdog = Configure | Act | HandOver | Acknowledge | Retire | Ping
-ToControl = Hello | Published | Begun | Done | Notice
+ToWatchdog = Configure | Act | HandOver | Acknowledge | Retire | Leave | Ping
+ToControl = Hello | Published | Begun | Done | Missing | Notice
 
 _encoder: Final = msgspec.json.Encoder()
 _to_watchdog: Final = msgspec.json.Decoder(ToWatchdog)

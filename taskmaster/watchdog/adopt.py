@@ -1,0 +1,84 @@
+"""Taking over the processes of a watchdog that died, from its state record.
+
+A process is the recorded one only if number and kernel start time agree, within the same boot; then it
+is held by a pidfd, and looked at again, before anything else is done with it. One that is gone or a
+zombie is asked for: whoever was its parent by then (the control plane, as subreaper) has its status.
+"""
+
+from __future__ import annotations
+
+from taskmaster.core import backoff, lifecycle
+from taskmaster.core.events import Spawned, Timer
+from taskmaster.core.lifecycle import TIMER_OF, Phase
+from taskmaster.watchdog.place import Place
+from taskmaster.watchdog.record import StateRecord
+from taskmaster.watchdog.runner import Runner
+
+
+def adopt(runner: Runner, found: StateRecord) -> None:
+    """Make the recorded places those of ``runner`` and go on where the dead watchdog was."""
+    runner.adopted(found)
+    runner.resume = lambda place: resume(runner, place)
+    # Also where nothing seems to run: what a process left behind is nobody's child of ours.
+    runner.family.has_strangers = bool(found.gaps or found.places)
+    for recorded in found.places:
+        place = Place.recorded(recorded)
+        runner.places[place.number] = place
+        runner.captures.resume(place.number, runner.spec)
+    for place in list(runner.places.values()):
+        if place.pid is not None:
+            _take(runner, place)
+        else:
+            _go_on(runner, place)
+    runner.mark_dirty()
+
+
+def _take(runner: Runner, place: Place) -> None:
+    try:
+        alive = runner.hold(place)
+    except OSError:
+        alive = False  # no descriptor to be had: asked about as if gone, and found alive after the grace
+    if not alive:
+        runner.missing(place)
+        return
+    resume(runner, place)
+
+
+def resume(runner: Runner, place: Place) -> None:
+    """Go on with a living process that was not ours."""
+    up_at = place.up_at if place.up_at is not None else runner.loop.now()
+    place.up_at = up_at
+    runner.notice(
+        place, "process.adopted", pid=place.pid, uptime=round(runner.loop.now() - up_at, 3)
+    )
+    if place.phase is Phase.SPAWNING:
+        # Recorded, released, and not heard of again: it is its program, or will end and say 127.
+        runner.feed(place, Spawned())
+    else:
+        _arm(runner, place)
+
+
+def _go_on(runner: Runner, place: Place) -> None:
+    """A place without a process: it waits for a timer, for the rest of its family, or for nothing."""
+    if place.phase is Phase.SPAWNING:
+        place.wants_spawn = True
+    elif place.phase is Phase.STOPPING:
+        place.ended = True
+        _arm(runner, place)
+        runner.loop.call_in(0, lambda: runner.signalling.check(place))
+    else:
+        _arm(runner, place)
+
+
+def _arm(runner: Runner, place: Place) -> None:
+    kind = TIMER_OF.get(place.phase)
+    if kind is not None:
+        now = runner.loop.now()
+        # What the record says is believed only as far as such a timer could have been armed.
+        longest = {
+            Timer.STABLE: runner.spec.start_time_s,
+            Timer.RETRY: backoff.CAP_S,
+            Timer.KILL: max(runner.spec.stop_time_s, lifecycle.KILL_AGAIN_S),
+        }[kind]
+        due_at = now if place.due_at is None else min(place.due_at, now + longest)
+        runner.arm(place, kind, due_at)

@@ -1,0 +1,122 @@
+"""Where a watchdog begins: from a copy of the control plane to a process that is none of its business.
+
+The copy has everything that the control plane has: its listening sockets, its clients, the ends of
+other watchdogs' links. All descriptors but its own few are closed before anything else is done: else
+the death of a sibling would not be an end of file to anybody.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gc
+import os
+import resource
+import signal
+import traceback
+from typing import Final, NoReturn
+
+import msgspec
+
+from taskmaster import procfs, syscalls
+from taskmaster.core.spec import JobSpec
+from taskmaster.eventloop import EventLoop
+from taskmaster.watchdog import adopt, record
+from taskmaster.watchdog.service import Service
+
+#: Exit status when another watchdog still has the job; the control plane tries again.
+HELD: Final = 75
+#: Exit status when the state directory cannot be used.
+NO_STATE: Final = 73
+#: Exit status when the control plane's parameters lead nowhere: the program itself is at fault.
+BUG: Final = 70
+#: Left in the job's log folder by a watchdog that met something it does not expect.
+CRASH_FILE: Final = "watchdog.crash"
+LOCK: Final = "lock"
+
+
+class Launch(msgspec.Struct):
+    """What a new watchdog is given. ``directory``, ``link``: descriptors; ``logs``: the job's log folder;
+    ``limits``: the rlimits that the daemon was started with, for the job's processes."""
+
+    spec: JobSpec
+    sha256: str
+    directory: int
+    link: int
+    logs: str
+    limits: tuple[tuple[int, tuple[int, int]], ...]
+
+
+def run(launch: Launch) -> NoReturn:
+    """Be the watchdog of one job until it is retired. Called in the forked child; never returns."""
+    status = BUG
+    try:
+        _leave_home(launch)
+        status = _serve(launch)
+    except Exception:  # noqa: BLE001  what is unexpected ends this watchdog, with its reason on file
+        _say_why(launch)
+    finally:
+        os._exit(status)
+
+
+def _leave_home(launch: Launch) -> None:
+    signal.set_wakeup_fd(-1)
+    _close_all_but(launch.directory, launch.link)
+    os.setsid()
+    for number in signal.valid_signals():
+        if number in (signal.SIGKILL, signal.SIGSTOP):
+            continue
+        if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o077)
+    # What was made before the fork stays shared with the control plane if the collector never looks at it.
+    gc.freeze()
+    syscalls.become_subreaper()
+    syscalls.set_name(f"watchdog {launch.spec.job}")
+
+
+def _close_all_but(*keep: int) -> None:
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
+def _serve(launch: Launch) -> int:
+    lock = os.open(
+        LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=launch.directory
+    )
+    try:
+        # A POSIX lock: the processes forked from here do not hold it, and a SIGKILL gives it up at once.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return HELD
+        raise
+    loop = EventLoop()
+    service = Service(
+        loop, launch.directory, launch.spec, launch.sha256, launch.logs, launch.limits
+    )
+    try:
+        found = record.read(launch.directory, launch.spec.job, procfs.boot_id())
+    except record.UnusableRecord as error:
+        service.unusable_record(str(error))
+        found = None
+    if found is not None:
+        adopt.adopt(service.runner, found)
+    service.begin(launch.link)
+    loop.run()
+    return 0
+
+
+def _say_why(launch: Launch) -> None:
+    try:
+        os.makedirs(launch.logs, 0o750, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(f"{launch.logs}/{CRASH_FILE}", flags, 0o600)
+        os.write(fd, traceback.format_exc().encode("utf-8", "replace"))
+    except OSError:
+        pass  # a full disk must not keep a watchdog from ending

@@ -1,0 +1,117 @@
+"""A place: where one process of the job runs, and what is known of the one that does or last did.
+
+Only values; ``runner`` moves them. A job with ``procNr`` 3 has places 0, 1 and 2, whichever processes come
+and go in them.
+"""
+
+from __future__ import annotations
+
+from taskmaster.core.events import Timer as TimerKind
+from taskmaster.core.lifecycle import TIMER_OF, Phase, Process
+from taskmaster.eventloop import Timer, Watch
+from taskmaster.watchdog.process import Child
+from taskmaster.watchdog.record import PlaceRecord
+from taskmaster.wire.link import ProcessStatus
+
+
+class Place:
+    """One place. Times ``up_at`` and ``due_at`` are monotonic, ``since_s`` is wall-clock seconds.
+
+    ``pid`` and ``start`` name the process while it lives, or has ended and is not yet accounted for.
+    ``ended``: it has, and what it had started is still being stopped. ``asking``: it has, and how is being
+    found out from the control plane.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process = Process()
+        self.pid: int | None = None
+        self.start: int | None = None
+        self.session: int | None = None
+        self.since_s = 0.0
+        self.up_at: float | None = None
+        self.due_at: float | None = None
+        self.restarts = 0
+        self.exit_code: int | None = None
+        self.exit_signal: int | None = None
+        self.exit_unknown = False
+        self.left = 0
+        self.error = ""
+
+        self.ended = False
+        self.asking = False
+        self.own_child = False
+        self.wants_spawn = False
+        #: It is becoming a program that is not wanted any more.
+        self.outdated = False
+        #: SIGKILL and not the stop signal is what belongs to it gets from now on.
+        self.killing = False
+        self.changed = True
+        self.child: Child | None = None
+        self.report: Watch | None = None
+        self.held = -1  # a pidfd
+        self.watch: Watch | None = None
+        self.timer: Timer | None = None
+        self.grace: Timer | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """Where the process stands."""
+        return self.process.phase
+
+    def record(self) -> PlaceRecord:
+        """The place as a replacement has to find it."""
+        return PlaceRecord(
+            number=self.number,
+            process=self.process,
+            pid=self.pid,
+            start=self.start,
+            session=self.session,
+            since_s=self.since_s,
+            up_at=self.up_at,
+            due_at=self.due_at,
+            restarts=self.restarts,
+            exit_code=self.exit_code,
+            exit_signal=self.exit_signal,
+            exit_unknown=self.exit_unknown,
+            ended=self.ended,
+            left=self.left,
+            error=self.error,
+        )
+
+    @classmethod
+    def recorded(cls, found: PlaceRecord) -> Place:
+        """The place that a dead watchdog recorded."""
+        place = cls(found.number)
+        place.process = found.process
+        place.pid, place.start, place.session = found.pid, found.start, found.session
+        place.since_s, place.up_at, place.due_at = found.since_s, found.up_at, found.due_at
+        place.restarts = found.restarts
+        place.exit_code, place.exit_signal = found.exit_code, found.exit_signal
+        place.exit_unknown = found.exit_unknown
+        place.ended, place.left, place.error = found.ended, found.left, found.error
+        return place
+
+    def status(self) -> ProcessStatus:
+        """The place as clients are told of it."""
+        timer = TIMER_OF.get(self.phase)
+        alive = self.pid is not None and self.child is None
+        return ProcessStatus(
+            number=self.number,
+            state=self.phase.state,
+            desired=self.process.desired,
+            pid=self.pid if alive else None,
+            start=self.start if alive else None,
+            since_s=self.since_s,
+            up_at=self.up_at if alive else None,
+            restarts=self.restarts,
+            exit_code=self.exit_code,
+            exit_signal=self.exit_signal,
+            exit_unknown=self.exit_unknown,
+            failures=self.process.failures,
+            crashes=self.process.crashes,
+            retry_at=self.due_at if timer is TimerKind.RETRY else None,
+            kill_at=self.due_at if timer is TimerKind.KILL else None,
+            left=self.left,
+            error=self.error,
+        )

@@ -1,0 +1,151 @@
+"""A watchdog put together: messages of the control plane to the runner, what it has to tell back.
+
+Everything that a turn of the loop changed is recorded first (the runner's commit) and told afterwards,
+so the control plane never knows of anything that a replacement would not know too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from taskmaster.core.spec import JobSpec
+from taskmaster.eventloop import EventLoop
+from taskmaster.watchdog import record
+from taskmaster.watchdog.place import Place
+from taskmaster.watchdog.process import Limits
+from taskmaster.watchdog.rendezvous import NAME, Rendezvous
+from taskmaster.watchdog.runner import Runner
+from taskmaster.watchdog.verbs import Verbs
+from taskmaster.wire.link import (
+    Acknowledge,
+    Act,
+    Begun,
+    Configure,
+    Done,
+    HandOver,
+    Hello,
+    Leave,
+    Missing,
+    Ping,
+    Published,
+    Retire,
+    ToWatchdog,
+)
+
+
+class Service:
+    """The watchdog of one job. ``logs``: the job's log folder; ``limits`` for its processes."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        directory: int,
+        spec: JobSpec,
+        sha256: str,
+        logs: str,
+        limits: Limits,
+    ) -> None:
+        self._loop = loop
+        self._directory = directory
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.runner = Runner(loop, directory, spec, sha256, limits, null, logs)
+        self.runner.ask = self._ask
+        self.runner.settled = self._settled
+        self._verbs = Verbs(self.runner, self._answer)
+        self._answers: list[Done] = []
+        self._rendezvous = Rendezvous(loop, directory, self._received, self._attached)
+        # Only to wake the loop: commit looks for children that have ended.
+        loop.on_signal(signal.SIGCHLD, lambda: None)
+        loop.after_turn = self.runner.commit
+
+    def begin(self, link: int) -> None:
+        """Take up the link it was born with, and go on with what was adopted."""
+        self._rendezvous.attach(link)
+        self.runner.commit()
+
+    def unusable_record(self, why: str) -> None:
+        """There is a state record that nobody can use: say so, and keep it for whoever looks into it."""
+        kept = f"{record.FILE}.rejected"
+        os.replace(record.FILE, kept, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        self.runner.notices.add("state.rejected", file=kept, error=why)
+
+    # from the control plane -----------------------------------------------------------------------
+
+    def _received(self, message: ToWatchdog) -> None:
+        if isinstance(message, Act):
+            self._begun(message.id)
+            self._verbs.act(message.id, message.verb)
+        elif isinstance(message, Configure):
+            self._begun(message.id)
+            self._verbs.configure(message.id, message.spec, message.sha256)
+        elif isinstance(message, HandOver):
+            self.runner.handed_over(message.pid, message.start, message.status)
+        elif isinstance(message, Acknowledge):
+            if self.runner.notices.acknowledge(message.through):
+                self.runner.record_soon()
+        elif isinstance(message, Retire):
+            self._begun(message.id)
+            self._verbs.retire(message.id)
+        elif isinstance(message, Leave):
+            self.runner.mark_dirty()
+            self.runner.commit()
+            self._loop.stop()
+        else:
+            assert isinstance(message, Ping)
+            self._answer(message.id, "success", "")
+
+    # to the control plane -------------------------------------------------------------------------
+
+    def _begun(self, request: int) -> None:
+        self._rendezvous.send(Begun(request))
+
+    def _answer(self, request: int, outcome: str, error: str) -> None:
+        self._answers.append(Done(request, outcome, error))
+
+    def _ask(self, place: Place) -> bool:
+        if not self._rendezvous.up:
+            return False
+        assert place.pid is not None
+        assert place.start is not None
+        self._rendezvous.send(Missing(place.number, place.pid, place.start))
+        return True
+
+    def _attached(self) -> None:
+        runner = self.runner
+        adopted = sum(1 for place in runner.places.values() if place.pid is not None)
+        self._rendezvous.send(Hello(runner.spec.job, os.getpid(), runner.sha256, adopted))
+        self._publish(full=True)
+        runner.notices.send_again()
+        for place in runner.places.values():
+            if place.asking:
+                self._ask(place)
+
+    def _publish(self, *, full: bool) -> None:
+        runner = self.runner
+        changed = [place for place in runner.places.values() if full or place.changed]
+        removed, runner.removed = tuple(runner.removed), []
+        if not (full or changed or removed):
+            return
+        statuses = tuple(place.status() for place in changed)
+        self._rendezvous.send(Published(full, statuses, removed, runner.dropped_bytes))
+        for place in changed:
+            place.changed = False
+
+    def _settled(self) -> None:
+        """The end of a commit: tell what it brought."""
+        retired = self._verbs.settle()
+        if retired:
+            self.runner.forget()
+            self._verbs.retired()
+        if self._rendezvous.up:
+            self._publish(full=False)
+            for notice in self.runner.notices.unsent():
+                self._rendezvous.send(notice)
+            for answer in self._answers:
+                self._rendezvous.send(answer)
+        self._answers.clear()
+        if retired:
+            for name in (NAME, "lock"):
+                os.unlink(name, dir_fd=self._directory)
+            self._loop.stop()

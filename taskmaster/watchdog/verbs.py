@@ -1,0 +1,233 @@
+"""What the control plane asks of a watchdog, and what that means for each place.
+
+A request is answered twice: Begun at once, Done when it has its outcome. What may take long (a stop) has
+its outcome when it has begun; a start has it when every process is its program or has failed to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from taskmaster.core import lifecycle
+from taskmaster.core.events import Kill, Start, Stop
+from taskmaster.core.lifecycle import ALIVE, IDLE, Phase
+from taskmaster.core.spec import JobSpec, same_processes
+from taskmaster.core.states import Desired
+from taskmaster.watchdog.place import Place
+from taskmaster.watchdog.runner import Runner
+
+SUCCESS: Final = "success"
+REDUNDANT: Final = "redundant"
+FAIL: Final = "fail"
+
+#: Told: the request's id, its outcome, its error.
+Answer = Callable[[int, str, str], None]
+
+
+class _Pending:
+    """A request that waits for places to be started."""
+
+    def __init__(self, request: int, outcome: str, places: list[Place]) -> None:
+        self.request = request
+        self.outcome = outcome
+        self.places = places
+        self.errors: dict[int, str] = {}
+
+
+class Verbs:
+    """Carries out requests on one runner."""
+
+    def __init__(self, runner: Runner, answer: Answer) -> None:
+        self._runner = runner
+        self._answer = answer
+        self._pending: list[_Pending] = []
+        self._retiring: int | None = None
+        self._table: dict[str, Callable[[int], None]] = {
+            "start": self._start,
+            "stop": self._stop,
+            "kill": self._kill,
+            "repair": self._repair,
+            "restart": self._restart,
+            "ensure": self._ensure,
+        }
+        runner.start_failed = self._start_failed
+
+    @property
+    def retiring(self) -> bool:
+        """Whether the job is being brought to its end."""
+        return self._retiring is not None
+
+    def act(self, request: int, verb: str) -> None:
+        """Carry out a verb; one that is not known is answered so."""
+        rule = self._table.get(verb)
+        if rule is None:
+            self._answer(request, FAIL, f"the watchdog knows no verb {verb[:32]!r}")
+        elif self.retiring and verb not in ("stop", "kill"):
+            self._answer(request, FAIL, "the job is being removed")
+        else:
+            rule(request)
+
+    # verbs --------------------------------------------------------------------------------------
+
+    def _wanted(self) -> list[Place]:
+        """The places that the definition asks for, in order; made where they are not there yet."""
+        return [self._runner.place(number) for number in range(self._runner.spec.proc_nr)]
+
+    def _start(self, request: int) -> None:
+        begun = [place for place in self._wanted() if not _is_up(place)]
+        for place in begun:
+            self._start_anew(place)
+        self._wait_for(request, SUCCESS if begun else REDUNDANT)
+
+    def _stop(self, request: int) -> None:
+        self._bring_down(request, Stop)
+
+    def _kill(self, request: int) -> None:
+        self._bring_down(request, Kill)
+
+    def _bring_down(self, request: int, event: type[Stop] | type[Kill]) -> None:
+        self._wanted()
+        outcome = REDUNDANT
+        for place in list(self._runner.places.values()):
+            remains = place.phase not in ALIVE and bool(self._runner.signalling.left_behind(place))
+            idle = place.phase is Phase.STOPPED and place.process.desired is Desired.DOWN
+            if not idle or remains:
+                outcome = SUCCESS
+                self._runner.feed(place, event(remains))
+        self._answer(request, outcome, "")
+
+    def _repair(self, request: int) -> None:
+        wanted = self._wanted()
+        for place in wanted:
+            place.process = lifecycle.forgiven(place.process)
+            place.restarts = 0
+            self._runner.touch(place)
+            if place.process.desired is Desired.UP and place.phase not in ALIVE:
+                self._runner.feed(place, Start())
+        self._drop_surplus()
+        self._wait_for(request, SUCCESS)
+
+    def _restart(self, request: int) -> None:
+        self._take_down(self._wanted())
+        for place in self._wanted():
+            self._start_anew(place)
+        self._wait_for(request, SUCCESS)
+
+    def _ensure(self, request: int) -> None:
+        places = self._runner.places
+        if not places:
+            for place in self._wanted():
+                self._runner.feed(place, Start())
+        self._answer(request, SUCCESS, "")
+
+    def _start_anew(self, place: Place) -> None:
+        """Start, after a polite end of what an earlier process has left behind (a daemon, say)."""
+        if place.phase in IDLE and self._runner.signalling.left_behind(place):
+            self._runner.feed(place, Stop(True))
+        self._runner.feed(place, Start())
+
+    def _take_down(self, places: list[Place]) -> None:
+        for place in places:
+            if place.phase in ALIVE:
+                # One that is about to become its program would become the old one.
+                place.outdated = place.child is not None
+                self._runner.feed(place, Stop())
+
+    # definitions ----------------------------------------------------------------------------------
+
+    def configure(self, request: int, spec: JobSpec, sha256: str) -> None:
+        """Put a definition in force and apply what is different, and only that."""
+        runner, old = self._runner, self._runner.spec
+        if spec == old:
+            if sha256 != runner.sha256:
+                runner.sha256 = sha256
+                runner.mark_dirty()
+            self._answer(request, SUCCESS, "")
+            return
+        again: list[Place] = []
+        if not same_processes(old, spec):
+            # With the old definition's stop signal: that is the one the old program knows.
+            again = [
+                place
+                for place in runner.places.values()
+                if place.process.desired is Desired.UP and place.phase is not Phase.EXITED
+            ]
+            self._take_down(again)
+        runner.spec, runner.sha256 = spec, sha256
+        runner.mark_dirty()
+        wanted_up = any(place.process.desired is Desired.UP for place in runner.places.values())
+        for place in again:
+            if place.number < spec.proc_nr:
+                runner.feed(place, Start())
+        for number in range(spec.proc_nr):
+            if number not in runner.places and runner.places:
+                place = runner.place(number)
+                if wanted_up:
+                    runner.feed(place, Start())
+        for place in runner.places.values():
+            runner.captures.reconfigure(place.number, spec)
+        self._drop_surplus()
+        self._answer(request, SUCCESS, "")
+
+    def _drop_surplus(self) -> None:
+        for place in list(self._runner.places.values()):
+            if place.number >= self._runner.spec.proc_nr:
+                self._runner.feed(place, Stop())
+
+    # the end --------------------------------------------------------------------------------------
+
+    def retire(self, request: int) -> None:
+        """Stop everything; when nothing is left, forget the job."""
+        self._retiring = request
+        for place in list(self._runner.places.values()):
+            remains = place.phase not in ALIVE and bool(self._runner.signalling.left_behind(place))
+            if place.phase is not Phase.STOPPED or remains:
+                self._runner.feed(place, Stop(remains))
+
+    # outcomes -------------------------------------------------------------------------------------
+
+    def _wait_for(self, request: int, outcome: str) -> None:
+        self._pending.append(_Pending(request, outcome, self._wanted()))
+
+    def _start_failed(self, place: Place, words: str) -> None:
+        for pending in self._pending:
+            pending.errors.setdefault(place.number, words)
+
+    def settle(self) -> bool:
+        """Answer what has its outcome; True when the job has come to its end.
+
+        Called at the end of each commit.
+        """
+        for place in list(self._runner.places.values()):
+            if place.number >= self._runner.spec.proc_nr and place.phase in IDLE:
+                self._runner.remove(place)
+        for pending in list(self._pending):
+            if not any(_under_way(place) for place in pending.places):
+                self._pending.remove(pending)
+                self._answer_pending(pending)
+        return self._retiring is not None and self._runner.idle()
+
+    def _answer_pending(self, pending: _Pending) -> None:
+        failed = [f"process {number}: {words}" for number, words in pending.errors.items()]
+        if failed:
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            self._answer(pending.request, FAIL, failed[0] + more)
+        else:
+            self._answer(pending.request, pending.outcome, "")
+
+    def retired(self) -> None:
+        """The job is forgotten: answer who asked for that."""
+        assert self._retiring is not None
+        self._answer(self._retiring, SUCCESS, "")
+
+
+def _is_up(place: Place) -> bool:
+    return place.process.desired is Desired.UP and place.phase in ALIVE
+
+
+def _under_way(place: Place) -> bool:
+    """Whether a start is still on its way to being a program."""
+    if place.phase is Phase.SPAWNING:
+        return True
+    return place.phase is Phase.STOPPING and place.process.desired is Desired.UP
