@@ -16,6 +16,8 @@ from taskmaster.errors import InvalidQuery
 from taskmaster.eventloop import EventLoop, Timer, Watch
 
 READ_BYTES: Final = 65536
+#: Reads after a peer's death: more than a socket's buffers hold (wmem_max is 212992 bytes by default).
+READ_OUT_TURNS: Final = 256
 #: Errors of a connection that its peer has ended in one way or another; all mean the same here.
 _GONE: Final = frozenset(
     {errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTUNREACH}
@@ -118,6 +120,14 @@ class Stream:
         self._update()
         if not paused:
             self._deliver()
+
+    def read_out(self) -> None:
+        """Deliver what a peer that is gone has sent before, to the last byte, then close."""
+        for _ in range(READ_OUT_TURNS):
+            if self._fd < 0 or not self._reading:
+                break
+            self._readable()
+        self.close("closed by peer")
 
     def close(self, reason: str) -> None:
         """Close at once; ``on_closed`` is told the reason."""

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 import struct
 from typing import Final
 
@@ -38,6 +39,13 @@ def become_subreaper() -> None:
 def set_name(name: str) -> None:
     """What ``ps -o comm`` shows for this process: the first 15 bytes of ``name``."""
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode("utf-8", "replace")[:15]))
+
+
+def peer_pid(connection: socket.socket) -> int:
+    """Who listens at the other end of a connected Unix socket: the process that called ``listen``."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid: int = struct.unpack("3i", data)[0]
+    return pid
 
 
 def tee(from_pipe: int, to_pipe: int, length: int) -> int:

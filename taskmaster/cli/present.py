@@ -124,8 +124,9 @@ def _reasons(document: dict[str, Any]) -> Iterator[str]:
     if document.get("state") == "RUNNING" and document.get("ready") is False:
         yield "not ready"
     watchdog = document.get("watchdog")
-    if isinstance(watchdog, dict) and watchdog.get("state", "ATTACHED") != "ATTACHED":
-        yield f"watchdog {_word(watchdog['state'])}"
+    state = watchdog.get("state", "ATTACHED") if isinstance(watchdog, dict) else "ATTACHED"
+    if state != "ATTACHED" and not reason:
+        yield f"watchdog {_word(state)}"
     definition = document.get("definition")
     if isinstance(definition, dict) and definition.get("stale") is True:
         yield "definition stale: reload applies the job file"

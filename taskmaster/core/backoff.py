@@ -16,6 +16,22 @@ JITTER: Final = 0.2
 HEALTHY_S: Final = 60.0
 
 
+#: A watchdog that dies is replaced at once so many times in a row, and then ever later; one that has been
+#: attached for WATCHDOG_HEALTHY_S has broken the row.
+RELAUNCHES_AT_ONCE: Final = 5
+FIRST_RELAUNCH_S: Final = 0.05
+WATCHDOG_HEALTHY_S: Final = 1.0
+
+
+def relaunch_s(in_a_row: int, jitter: float) -> float:
+    """Seconds to wait before a watchdog is replaced that has died ``in_a_row`` times, this one included."""
+    late = in_a_row - RELAUNCHES_AT_ONCE
+    if late <= 0:
+        return 0.0
+    base = CAP_S if late > 12 else min(CAP_S, FIRST_RELAUNCH_S * 2.0 ** (late - 1))
+    return min(CAP_S, base * (1.0 - JITTER + 2.0 * JITTER * jitter))
+
+
 def delay_s(attempt: int, jitter: float) -> float:
     """Seconds to wait before attempt number ``attempt`` (0: the first repeated one).
 

@@ -114,7 +114,9 @@ class Service:
     def _attached(self) -> None:
         runner = self.runner
         adopted = sum(1 for place in runner.places.values() if place.pid is not None)
-        self._rendezvous.send(Hello(runner.spec.job, os.getpid(), runner.sha256, adopted))
+        self._rendezvous.send(
+            Hello(runner.spec.job, runner.instance, os.getpid(), runner.sha256, adopted)
+        )
         self._publish(full=True)
         runner.notices.send_again()
         for place in runner.places.values():
@@ -147,5 +149,8 @@ class Service:
         self._answers.clear()
         if retired:
             for name in (NAME, "lock"):
-                os.unlink(name, dir_fd=self._directory)
+                try:
+                    os.unlink(name, dir_fd=self._directory)
+                except FileNotFoundError:
+                    pass  # somebody was quicker to clean up
             self._loop.stop()

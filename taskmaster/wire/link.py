@@ -101,9 +101,11 @@ class Ping(msgspec.Struct, tag="ping", frozen=True):
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True):
-    """First on every link: who speaks, and which definition it runs."""
+    """First on every link: who speaks, which definition it runs, and since when it counts its notices
+    (``instance``: another one begins with another state record)."""
 
     job: str
+    instance: str
     pid: int
     sha256: str
     adopted: int = 0

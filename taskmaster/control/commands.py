@@ -1,0 +1,176 @@
+"""What each command of the protocol does: two tables, for those that read and those that change.
+
+The only place where a command's word leads to what is done for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from taskmaster.control import status
+from taskmaster.control.definitions import Definitions
+from taskmaster.control.dispatcher import Dispatcher, Handler, Reader
+from taskmaster.control.exchange import Exchange
+from taskmaster.control.job import Job
+from taskmaster.control.supervisor import Supervisor
+from taskmaster.core.states import State
+from taskmaster.errors import FileError, NoSuchJob, TaskmasterError, TimedOut
+from taskmaster.wire import replies
+from taskmaster.wire.queries import Command, Query
+from taskmaster.wire.replies import Reply
+
+
+class Commands:
+    """The commands, on these jobs."""
+
+    def __init__(self, supervisor: Supervisor, definitions: Definitions) -> None:
+        self._supervisor = supervisor
+        self._definitions = definitions
+
+    def install(self, dispatcher: Dispatcher) -> None:
+        """Fill the dispatcher's tables."""
+        dispatcher.readers = self.readers()
+        dispatcher.handlers = self.handlers()
+
+    def readers(self) -> dict[Command, Reader]:
+        """Commands that change nothing: a query to its reply."""
+        return {Command.STATUS: self._status, Command.LIST: self._list, Command.PULL: self._pull}
+
+    def handlers(self) -> dict[Command, Handler]:
+        """Commands that change something: they answer through the exchange, now or later."""
+        return {
+            Command.START: lambda exchange: self._act(exchange, "start"),
+            Command.STOP: lambda exchange: self._act(exchange, "stop"),
+            Command.KILL: lambda exchange: self._act(exchange, "kill"),
+            Command.REPAIR: lambda exchange: self._act(exchange, "repair"),
+            Command.RESTART: self._restart,
+            Command.RELOAD: self._reload,
+            Command.PUSH: self._push,
+            Command.DELETE: self._delete,
+        }
+
+    # reading --------------------------------------------------------------------------------------
+
+    def _status(self, query: Query) -> Reply:
+        job = self._definitions.find(query.job)
+        return replies.status(job.name, status.document(job, self._definitions.path(job.name)))
+
+    def _list(self, query: Query) -> Reply:
+        return replies.job_list(sorted(self._supervisor.jobs), old_dialect=query.old_dialect)
+
+    def _pull(self, query: Query) -> Reply:
+        job = self._definitions.find(query.job)
+        return replies.file(job.name, self._definitions.pull(job.name))
+
+    # changing -------------------------------------------------------------------------------------
+
+    def _act(self, exchange: Exchange, verb: str) -> None:
+        query = exchange.query
+        assert query is not None
+        job = self._definitions.find(query.job)
+        if job.spec is None:
+            if verb in ("stop", "kill"):
+                exchange.done(replies.redundant())
+            else:
+                exchange.done(replies.fail(job.problem, FileError.code))
+            return
+
+        def done(outcome: str, error: str) -> None:
+            reply = replies.redundant() if outcome == replies.REDUNDANT else replies.success()
+            self._answer(exchange, job, replies.fail(error) if outcome == replies.FAIL else reply)
+
+        def ask() -> None:
+            if self._supervisor.jobs.get(job.name) is not job:
+                exchange.done(_failed(NoSuchJob(job.name)))
+            else:
+                self._supervisor.act(job, verb, done)
+
+        if verb in ("stop", "kill"):
+            ask()  # they wait for nothing, least of all for a delete that waits for the job to stop
+        else:
+            job.run(ask)
+
+    def _restart(self, exchange: Exchange) -> None:
+        query = exchange.query
+        assert query is not None
+        if query.job is None:
+            reason = f"restart by {exchange.peer.who()}"
+            self._definitions.reload_all(reason, exchange.done)
+        else:
+            self._act(exchange, "restart")
+
+    def _reload(self, exchange: Exchange) -> None:
+        query = exchange.query
+        assert query is not None
+        self._definitions.reload(query.job, self._then_answer(exchange))
+
+    def _push(self, exchange: Exchange) -> None:
+        query = exchange.query
+        assert query is not None
+        assert query.data is not None
+        who = exchange.peer.who()
+        self._definitions.push(query.job, query.data, who, self._then_answer(exchange))
+
+    def _delete(self, exchange: Exchange) -> None:
+        query = exchange.query
+        assert query is not None
+        job = self._definitions.find(query.job)
+        self._definitions.delete(job, exchange.peer.who(), exchange.done)
+
+    # waiting --------------------------------------------------------------------------------------
+
+    def _then_answer(self, exchange: Exchange) -> Callable[[Reply], None]:
+        query = exchange.query
+        assert query is not None
+        name = query.job
+
+        def done(reply: Reply) -> None:
+            job = self._supervisor.jobs.get(name or "")
+            if job is None:
+                exchange.done(reply)
+            else:
+                self._answer(exchange, job, reply)
+
+        return done
+
+    def _answer(self, exchange: Exchange, job: Job, reply: Reply) -> None:
+        """Answer, if asked to wait when the job has settled or the time is over."""
+        query = exchange.query
+        assert query is not None
+        if query.wait_s is None or reply.response == replies.FAIL:
+            exchange.done(reply)
+            return
+        loop = self._supervisor.loop
+        wants_up = query.command not in (Command.STOP, Command.KILL)
+
+        def look() -> bool:
+            if exchange.reply is not None:
+                return True
+            if self._supervisor.jobs.get(job.name) is not job:
+                exchange.done(_failed(NoSuchJob(job.name)))
+            elif job.settled():
+                if wants_up and job.state is State.FATAL:
+                    exchange.done(replies.fail(self._reached(job)))
+                else:
+                    exchange.done(reply)
+            else:
+                return False
+            timer.cancel()
+            return True
+
+        def over() -> None:
+            if exchange.reply is None:
+                text = f"{self._reached(job)} after {query.wait_s:g} s; what was begun goes on"
+                exchange.done(replies.fail(text, TimedOut.code))
+
+        timer = loop.call_at(exchange.begun + query.wait_s, over)
+        if not look():
+            job.watchers.append(look)
+
+    def _reached(self, job: Job) -> str:
+        reason = status.reason(job)
+        return f'Job "{job.name}" is {job.state.value}' + (f": {reason}" if reason else "")
+
+
+def _failed(error: TaskmasterError) -> Reply:
+    return replies.fail(str(error), error.code)

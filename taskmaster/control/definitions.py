@@ -1,0 +1,333 @@
+"""Which definitions are in force: the job directory read, compared and applied; push and delete.
+
+Whatever is wrong with one file is reported and keeps no other job from anything. A definition that
+cannot be used leaves the one before in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from taskmaster.audit import AuditLog, Event
+from taskmaster.config import diff, history, jobfile
+from taskmaster.config.store import JobStore
+from taskmaster.control.job import Job
+from taskmaster.control.say import Say
+from taskmaster.control.supervisor import Supervisor
+from taskmaster.core import names
+from taskmaster.core.spec import JobSpec, changed_fields, same_processes
+from taskmaster.errors import FileError, NoSuchJob, TaskmasterError
+from taskmaster.wire import replies
+from taskmaster.wire.replies import Reply
+
+Done = Callable[[Reply], None]
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """A usable job file: what it says, its sha256, and what tells this state of the file from another."""
+
+    spec: JobSpec
+    sha256: str
+    stamp: tuple[int, int, int, int] | None
+
+
+class Definitions:
+    """The job directory ``store``, in force for ``supervisor``; ``base`` is what a relative ``dir`` starts from."""
+
+    def __init__(
+        self, supervisor: Supervisor, store: JobStore, base: Path, audit: AuditLog, say: Say
+    ) -> None:
+        self._supervisor = supervisor
+        self._store = store
+        self._base = base
+        self._audit = audit
+        self._say = say
+
+    def path(self, name: str) -> str:
+        """Where the file of a job is."""
+        return f"{self._store.directory}/{name}{names.FILE_SUFFIX}"
+
+    def find(self, name: str | None) -> Job:
+        """The job of this name. Raises InvalidJobName, NoSuchJob."""
+        job = self._supervisor.jobs.get(names.checked(name or ""))
+        if job is None:
+            raise NoSuchJob(name or "")
+        return job
+
+    def pull(self, name: str) -> bytes:
+        """The exact bytes of a job's file. Raises FileError."""
+        return self._store.read(name)
+
+    # reading --------------------------------------------------------------------------------------
+
+    def _read(self, name: str) -> Definition:
+        """The definition in a job's file. Raises FileError."""
+        stamp = self._store.stamp(name)
+        data = self._store.read(name)
+        spec = jobfile.parse_job(name, data, self._base)
+        return Definition(spec, history.sha256(data), stamp)
+
+    def load(self) -> None:
+        """At the start: know every job that has a file, and bring its watchdog up."""
+        found, bad = self._store.names()
+        for error in bad:
+            self._rejected(None, error)
+        for name in found:
+            job = self._supervisor.add(name)
+            try:
+                definition = self._read(name)
+            except FileError as error:
+                self._rejected(job, error)
+                continue
+            self._put_in_force(job, definition)
+            self._supervisor.bring_up(job)
+            if definition.spec.auto_start:
+                self._supervisor.act(job, "ensure", lambda outcome, error: None)
+
+    def _rejected(self, job: Job | None, error: FileError) -> None:
+        if job is not None:
+            job.problem = str(error)
+        self._audit.record(
+            Event.JOBFILE_REJECTED,
+            job=None if job is None else job.name,
+            file=error.file,
+            error=str(error),
+        )
+        self._say.error(f"job file {error}; the definition before, if any, stays in force")
+
+    def _put_in_force(self, job: Job, definition: Definition) -> None:
+        job.spec, job.sha256, job.stamp = definition.spec, definition.sha256, definition.stamp
+        job.problem = ""
+
+    # applying -------------------------------------------------------------------------------------
+
+    def _apply(self, job: Job, definition: Definition, done: Callable[[str, str], None]) -> None:
+        """Put a definition in force for a job, new or known; ``done`` gets the outcome and the error."""
+        old, old_sha256 = job.spec, job.sha256
+        self._put_in_force(job, definition)
+        if old is None:
+            self._audit.record(Event.JOB_ADDED, job=job.name, sha256=definition.sha256)
+            self._supervisor.bring_up(job)
+            if definition.spec.auto_start:
+                self._supervisor.act(job, "ensure", done)
+            else:
+                # Any question will do: the answer means that the watchdog is there.
+                self._supervisor.configure(job, done)
+            return
+        if old == definition.spec and old_sha256 == definition.sha256:
+            done(replies.SUCCESS, "")
+            return
+
+        def applied(outcome: str, error: str) -> None:
+            if outcome != replies.FAIL:
+                self._audit.record(
+                    Event.JOB_CHANGED,
+                    job=job.name,
+                    sha256=definition.sha256,
+                    previousSha256=old_sha256,
+                    changed=list(changed_fields(old, definition.spec)),
+                    restarted=not same_processes(old, definition.spec),
+                )
+            done(outcome, error)
+
+        self._supervisor.configure(job, applied)
+
+    def reload(self, name: str | None, done: Done) -> None:
+        """Read one job's file again and apply what changed. A file that is new makes a new job."""
+        checked = names.checked(name or "")
+        job = self._supervisor.jobs.get(checked)
+        if job is None:
+            if self._store.stamp(checked) is None:
+                raise NoSuchJob(checked)
+            job = self._supervisor.add(checked)
+        known = job
+        known.run(lambda: self._reload(known, done))
+
+    def _reload(self, job: Job, done: Done) -> None:
+        if self._supervisor.jobs.get(job.name) is not job:
+            done(_failed(NoSuchJob(job.name)))
+            return
+        try:
+            definition = self._read(job.name)
+        except FileError as error:
+            self._rejected(job, error)
+            done(_failed(error))
+            return
+        job.begin()
+
+        def applied(outcome: str, error: str) -> None:
+            job.end()
+            done(replies.success() if outcome != replies.FAIL else replies.fail(error))
+
+        self._apply(job, definition, applied)
+
+    def push(self, name: str | None, data: bytes, who: str, done: Done) -> None:
+        """Validate, store, apply. Raises InvalidJobName and FileError where nothing was touched."""
+        checked = names.checked(name or "")
+        jobfile.parse_job(checked, data, self._base)
+        job = self._supervisor.jobs.get(checked) or self._supervisor.add(checked)
+        job.run(lambda: self._push(job, data, who, done))
+
+    def _push(self, job: Job, data: bytes, who: str, done: Done) -> None:
+        if self._supervisor.jobs.get(job.name) is not job:
+            # It was deleted by the command before this one.
+            self.push(job.name, data, who, done)
+            return
+        try:
+            self._store.put(job.name, data, who=who)
+        except (FileError, OSError) as error:
+            if job.spec is None and not job.problem:
+                self._supervisor.forget(job)
+            done(_failed(error))
+            return
+        self._reload(job, done)
+
+    def delete(self, job: Job, who: str, done: Done) -> None:
+        """Stop a job, remove its file, forget it."""
+        job.run(lambda: self._delete(job, who, done))
+
+    def _delete(self, job: Job, who: str, done: Done) -> None:
+        if self._supervisor.jobs.get(job.name) is not job:
+            done(_failed(NoSuchJob(job.name)))
+            return
+        job.begin()
+
+        def stopped(outcome: str, error: str) -> None:
+            if outcome == replies.FAIL:
+                job.end()
+                done(replies.fail(error))
+                return
+            try:
+                self._store.remove(job.name, who=who)
+            except (FileError, OSError) as why:
+                job.removing = False
+                self._supervisor.bring_up(job)
+                job.end()
+                done(_failed(why, "; the job is stopped and kept"))
+                return
+            self._removed(job, f"deleted by {who}")
+            done(replies.success())
+
+        if job.spec is None:
+            stopped(replies.SUCCESS, "")
+        else:
+            self._supervisor.retire(job, "removed", stopped)
+
+    def _removed(self, job: Job, reason: str) -> None:
+        self._audit.record(Event.JOB_REMOVED, job=job.name, sha256=job.sha256, reason=reason)
+        self._supervisor.forget(job)
+        job.end()
+
+    # the whole directory --------------------------------------------------------------------------
+
+    def reload_all(self, reason: str, done: Done) -> None:
+        """Read the whole directory again: new, changed and removed files."""
+        try:
+            found, bad = self._store.names()
+        except FileError as error:
+            done(_failed(error))
+            return
+        errors: list[str] = []
+        for misnamed in bad:
+            self._rejected(None, misnamed)
+            errors.append(str(misnamed))
+        jobs = self._supervisor.jobs
+        in_force = {name: job.sha256 for name, job in jobs.items() if not job.removing}
+        on_disk: dict[str, str] = {}
+        definitions: dict[str, Definition] = {}
+        for name in found:
+            try:
+                definitions[name] = self._read(name)
+                on_disk[name] = definitions[name].sha256
+            except FileError as error:
+                self._rejected(jobs.get(name) or self._supervisor.add(name), error)
+                errors.append(str(error))
+                on_disk[name] = in_force.get(name, "")
+                in_force.setdefault(name, "")
+        change = diff.compare(in_force, on_disk)
+        work = _Counter(lambda: self._all_applied(reason, change, errors, done))
+        for name in (*change.new, *change.changed):
+            self._begin_reload(jobs.get(name) or self._supervisor.add(name), work, errors)
+        for name in change.unchanged:
+            if name in definitions:
+                jobs[name].problem, jobs[name].stamp = "", definitions[name].stamp
+        for name in change.removed:
+            self._begin_removal(jobs[name], work, errors)
+        work.close()
+
+    def _begin_reload(self, job: Job, work: _Counter, errors: list[str]) -> None:
+        work.add()
+
+        def reloaded(reply: Reply) -> None:
+            if reply.error:
+                errors.append(reply.error)
+            work.done()
+
+        job.run(lambda: self._reload(job, reloaded))
+
+    def _begin_removal(self, job: Job, work: _Counter, errors: list[str]) -> None:
+        work.add()
+
+        def remove() -> None:
+            if self._supervisor.jobs.get(job.name) is not job:
+                work.done()
+                return
+            job.begin()
+            if job.spec is None:
+                removed(replies.SUCCESS, "")
+            else:
+                self._supervisor.retire(job, "its file was removed", removed)
+
+        def removed(outcome: str, error: str) -> None:
+            if outcome == replies.FAIL:
+                errors.append(error)
+                job.end()
+            else:
+                self._removed(job, "its file was removed")
+            work.done()
+
+        job.run(remove)
+
+    def _all_applied(
+        self, reason: str, change: diff.DirectoryDiff, errors: list[str], done: Done
+    ) -> None:
+        self._audit.record(
+            Event.CONFIG_RELOADED,
+            reason=reason,
+            added=list(change.new),
+            changed=list(change.changed),
+            removed=list(change.removed),
+            rejected=errors[:100],
+        )
+        if errors:
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            done(replies.fail(f"{errors[0]}{more}; everything else was applied", FileError.code))
+        else:
+            done(replies.success())
+
+
+class _Counter:
+    """Calls ``then`` once when everything that was added is done."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._open = 1
+        self._then = then
+
+    def add(self) -> None:
+        self._open += 1
+
+    def done(self) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self._then()
+
+    close = done
+
+
+def _failed(error: TaskmasterError | OSError, then: str = "") -> Reply:
+    if isinstance(error, TaskmasterError):
+        return replies.fail(f"{error}{then}", error.code)
+    return replies.fail(f"{error.filename}: {error.strerror}{then}")

@@ -1,0 +1,178 @@
+"""From frames to replies: who asked what is in the audit log before it is done, and what came of it before
+the reply is sent.
+
+A turn of the loop collects commands; ``turn_over`` then writes all their records at once, begins them,
+and answers what is answered. One fsync serves every reply of the turn that tells of a change.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+from taskmaster.audit import AuditLog, Event
+from taskmaster.config.history import sha256
+from taskmaster.control.exchange import Exchange
+from taskmaster.control.peers import Peer
+from taskmaster.control.say import Say
+from taskmaster.control.session import Session
+from taskmaster.errors import TaskmasterError
+from taskmaster.wire import replies
+from taskmaster.wire.queries import Command, Query
+from taskmaster.wire.replies import Reply
+
+#: Commands that are carried out even when the audit log cannot be written: they end things.
+_ALWAYS: Final = frozenset({Command.STOP, Command.KILL})
+
+Reader = Callable[[Query], Reply]
+Handler = Callable[[Exchange], None]
+
+
+class Dispatcher:
+    """``readers`` and ``handlers``: what each command does, in two closed tables."""
+
+    def __init__(self, audit: AuditLog, say: Say) -> None:
+        self.readers: dict[Command, Reader] = {}
+        self.handlers: dict[Command, Handler] = {}
+        self.sessions: set[Session] = set()
+        #: Why nothing may be changed any more; empty while it may.
+        self.closing = ""
+        self._audit = audit
+        self._say = say
+        self._prefix = os.urandom(4).hex()
+        self._count = 0
+        self._arrived: list[Exchange] = []
+        self._advanced: dict[Session, None] = {}
+
+    # the way in -----------------------------------------------------------------------------------
+
+    def begin(
+        self, session: Session, query: Query | None, query_id: bytes, command: str | None
+    ) -> Exchange:
+        """A new exchange, on record as requested; ``command`` None: nothing that could be one."""
+        self._count += 1
+        exchange = Exchange(
+            f"{self._prefix}-{self._count}", session.peer, query, query_id, time.monotonic()
+        )
+        exchange.on_reply = lambda: self.advance_later(session)
+        if command is None:
+            exchange.completed = True
+            return exchange
+        fields: dict[str, object] = {"id": exchange.id, "command": command}
+        if query is not None:
+            fields["job"] = query.job
+            if query.data is not None:
+                fields["sha256"], fields["size"] = sha256(query.data), len(query.data)
+            if query.wait_s is not None:
+                fields["wait"] = query.wait_s
+        fields["peer"] = session.peer_document
+        self._audit.record(Event.COMMAND_REQUESTED, **fields)
+        return exchange
+
+    def arrived(self, session: Session, exchange: Exchange) -> None:
+        """A command is to be begun at the end of this turn."""
+        if exchange.reply is None and not exchange.reads:
+            self._arrived.append(exchange)
+        else:
+            self._advanced[session] = None
+
+    def advance_later(self, session: Session) -> None:
+        """Something of this session may have its answer."""
+        self._advanced[session] = None
+
+    def rejected(self, session: Session, reason: str) -> None:
+        """A connection is cut for what it sent."""
+        self._audit.record(
+            Event.CLIENT_REJECTED, peer=session.peer_document, reason=reason, count=1
+        )
+        self._say.connection(f"client {session.peer.who()} cut off: {reason}")
+
+    def turned_away(self, peer: Peer, reason: str) -> None:
+        """A connection was not let in at all."""
+        self._audit.record(Event.CLIENT_REJECTED, peer=peer.audit(), reason=reason, count=1)
+        self._say.connection(f"client {peer.who()} turned away: {reason}")
+
+    def session_over(self, session: Session, reason: str, unanswered: list[Exchange]) -> None:
+        """A client is gone. What it asked for is done all the same, and on record."""
+        self.sessions.discard(session)
+        self._advanced.pop(session, None)
+        self._say.connection(f"client {session.peer.who()} gone: {reason}")
+        for exchange in unanswered:
+            if exchange.reply is not None:
+                self.complete(exchange)
+            elif exchange.reads:
+                exchange.reply = replies.fail("The client was gone before its turn came.")
+                self.complete(exchange)
+            else:
+                exchange.on_reply = functools.partial(self.complete, exchange)
+
+    # the way out ----------------------------------------------------------------------------------
+
+    def read(self, exchange: Exchange) -> Reply:
+        """Answer a command that changes nothing."""
+        query = exchange.query
+        assert query is not None
+        try:
+            return self.readers[query.command](query)
+        except TaskmasterError as error:
+            return replies.fail(str(error), error.code)
+
+    def complete(self, exchange: Exchange) -> None:
+        """Put on record what came of it."""
+        if exchange.completed:
+            return
+        exchange.completed = True
+        query, reply = exchange.query, exchange.reply
+        assert reply is not None
+        fields: dict[str, object] = {"id": exchange.id}
+        if query is not None:
+            fields["command"], fields["job"] = query.command.value, query.job
+        fields["outcome"] = reply.response
+        if reply.error is not None:
+            fields["error"] = reply.error
+        fields["durationMs"] = round((time.monotonic() - exchange.begun) * 1000, 3)
+        self._audit.record(Event.COMMAND_COMPLETED, **fields)
+
+    def turn_over(self) -> None:
+        """Begin what arrived and answer what can be. Call at the end of each turn of the loop."""
+        while self._arrived or self._advanced:
+            if self._arrived:
+                arrived, self._arrived = self._arrived, []
+                on_record = self._audit.flush(durable=False)
+                for exchange in arrived:
+                    self._begin(exchange, on_record)
+            sessions, self._advanced = self._advanced, {}
+            changed = False
+            for session in sessions:
+                changed = session.advance() or changed
+            if sessions:
+                self._audit.flush(durable=changed)
+            for session in sessions:
+                session.transmit()
+
+    def _begin(self, exchange: Exchange, on_record: bool) -> None:
+        query = exchange.query
+        assert query is not None
+        command = query.command
+        if self.closing and command not in _ALWAYS:
+            exchange.done(replies.fail(f"{self.closing}; {command.value} is refused.", "closing"))
+            return
+        if not on_record and command not in _ALWAYS:
+            why = (
+                self._audit.error.strerror if self._audit.error is not None else "records were lost"
+            )
+            exchange.done(
+                replies.fail(
+                    f"The audit log cannot be written ({self._audit.path}: {why}): {command.value} is "
+                    "refused, as is everything that changes something; stop, kill and status work.",
+                    "audit-unwritable",
+                )
+            )
+            return
+        try:
+            self.handlers[command](exchange)
+        except TaskmasterError as error:
+            exchange.done(replies.fail(str(error), error.code))

@@ -1,0 +1,154 @@
+"""A job as the control plane knows it: its definition, its watchdog, and what that last published.
+
+Status is answered from here, without a round trip. Nothing here forks, reads files or talks to clients.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from taskmaster.core.spec import JobSpec
+from taskmaster.core.states import SETTLED, Desired, State, job_state
+from taskmaster.wire.link import ProcessStatus, Published
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from taskmaster.control.link import Link, Requests
+    from taskmaster.eventloop import Timer, Watch
+
+
+class Watchdog:
+    """A watchdog that lives, or did. ``process`` is None for one that is not our child."""
+
+    def __init__(self, pid: int, process: BaseProcess | None, pidfd: int) -> None:
+        self.pid = pid
+        self.process = process
+        self.pidfd = pidfd
+        self.watch: Watch | None = None
+        self.link: Link | None = None
+        self.attached_at: float | None = None
+        self.leaving = ""
+
+
+class Job:
+    """One job. ``spec`` is None while its file has never been usable; ``problem`` then says why.
+
+    ``problem`` beside a ``spec``: the file on disk cannot be used, and the definition in force stays.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.spec: JobSpec | None = None
+        self.sha256 = ""
+        self.stamp: tuple[int, int, int, int] | None = None
+        self.problem = ""
+
+        self.directory = -1
+        self.pipes: dict[str, int] = {}
+        self.watchdog: Watchdog | None = None
+        self.requests: Requests
+        self.instance = ""
+        self.noticed_through = 0
+        self.statuses: dict[int, ProcessStatus] = {}
+        self.since_s: dict[int, str] = {}
+        self.heard = False
+        self.silent = False
+        self.dropped_bytes = 0
+        #: How often a watchdog of this job was replaced, and how often in a row.
+        self.relaunches = 0
+        self.losses = 0
+        self.relaunch_timer: Timer | None = None
+        self.silence_timer: Timer | None = None
+        self.trouble = ""
+        self.removing = False
+
+        #: Operations of several steps (push, reload, delete) go one after the other; what would see the job
+        #: halfway waits behind them.
+        self.busy = False
+        self.queue: deque[Callable[[], None]] = deque()
+        self.watchers: list[Callable[[], bool]] = []
+
+    @property
+    def attached(self) -> bool:
+        """Whether its watchdog can be talked to and has said how things stand."""
+        return (
+            self.watchdog is not None
+            and self.watchdog.link is not None
+            and self.heard
+            and not self.silent
+        )
+
+    @property
+    def watchdog_state(self) -> str:
+        """ATTACHED, LOST or UNRESPONSIVE."""
+        if self.silent:
+            return "UNRESPONSIVE"
+        return "ATTACHED" if self.attached else "LOST"
+
+    def wanted(self) -> list[ProcessStatus]:
+        """The status of each process there should be, and of each there still is, by number."""
+        wanted = 0 if self.spec is None else self.spec.proc_nr
+        numbers = sorted({*range(wanted), *self.statuses})
+        never = State.STOPPED
+        return [
+            self.statuses.get(number) or ProcessStatus(number, never, Desired.DOWN)
+            for number in numbers
+        ]
+
+    @property
+    def state(self) -> State:
+        """The state of the job."""
+        if self.spec is None:
+            return State.FATAL
+        if not self.attached:
+            return State.UNKNOWN
+        return job_state(status.state for status in self.wanted())
+
+    def settled(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self.spec is None or (
+            self.attached and all(status.state in SETTLED for status in self.wanted())
+        )
+
+    def publish(self, message: Published) -> None:
+        """The watchdog says how its processes stand."""
+        if message.full:
+            self.statuses.clear()
+        for number in message.removed:
+            self.statuses.pop(number, None)
+        for status in message.processes:
+            self.statuses[status.number] = status
+        self.dropped_bytes = message.dropped_bytes
+        self.heard = True
+        self.look()
+
+    def look(self) -> None:
+        """Let everybody who waits for a state of this job look at it."""
+        if self.watchers:
+            self.watchers = [watcher for watcher in self.watchers if not watcher()]
+
+    def run(self, operation: Callable[[], None]) -> None:
+        """Run an operation now, or when those before it are done."""
+        if self.busy or self.queue:
+            self.queue.append(operation)
+        else:
+            operation()
+
+    def begin(self) -> None:
+        """An operation of several steps is under way."""
+        self.busy = True
+
+    def end(self) -> None:
+        """It is over; what waited behind it goes on."""
+        self.busy = False
+        while self.queue and not self.busy:
+            self.queue.popleft()()
+
+    def close_pipes(self, wanted: set[str]) -> None:
+        """Let go of all pipes that are not wanted any more."""
+        for name in self.pipes.keys() - wanted:
+            os.close(self.pipes.pop(name))

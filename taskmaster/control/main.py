@@ -1,0 +1,100 @@
+"""``taskmasterd``: its command line and exit statuses; everything else is in ``daemon``.
+
+0: ended as told; 1: could not start, or not everything could be stopped; 2: usage; 75: another daemon has
+the state directory; 78: bad configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from taskmaster import __version__
+from taskmaster.config import daemon as configuration
+from taskmaster.config.daemon import DaemonConfig
+from taskmaster.errors import TaskmasterError
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    metavar="CONFIG",
+    type=click.Path(path_type=Path),
+    help="Configuration file; else $TASKMASTER_CONFIG, else /etc/taskmaster/config.json if there is one.",
+)
+@click.option("--detach", is_flag=True, help="Go into the background once everything is served.")
+@click.option(
+    "--check", is_flag=True, help="Read the configuration, say whether it is good, and end."
+)
+@click.version_option(__version__, prog_name="taskmasterd")
+def taskmasterd(config_file: Path | None, detach: bool, check: bool) -> None:
+    """Supervise jobs: start, watch and restart their processes, and serve taskmasterctl."""
+    try:
+        config = configuration.load(config_file, os.environ, os.geteuid())
+    except TaskmasterError as error:
+        _end(error.exit_status, str(error))
+    if check:
+        click.echo(f"{config.file or 'defaults'}: good")
+        return
+    _serve(config, _detached(config) if detach else None)
+
+
+def _detached(config: DaemonConfig) -> int:
+    from taskmaster.control import launch
+
+    try:
+        os.makedirs(config.log_directory, 0o750, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        log = os.open(config.log_directory / "taskmasterd.log", flags, 0o640)
+    except OSError as error:
+        _end(78, f"{error.filename}: {error.strerror}; with --detach, messages go there")
+    return launch.detach(log)
+
+
+def _serve(config: DaemonConfig, writer: int | None) -> NoReturn:
+    from taskmaster.control.daemon import Daemon
+    from taskmaster.control.launch import report_ready
+
+    limits = _raise_limits()
+    os.umask(0o022)
+    try:
+        daemon = Daemon(config, limits)
+        daemon.start()
+    except TaskmasterError as error:
+        if writer is not None:
+            report_ready(writer, error.exit_status, f"taskmasterd: {error}\n")
+        _end(error.exit_status, str(error))
+    if writer is not None:
+        report_ready(writer, 0, "")
+    # Not by sys.exit: multiprocessing would join the watchdogs, which are to live on.
+    _leave(daemon.run())
+
+
+def _raise_limits() -> tuple[tuple[int, tuple[int, int]], ...]:
+    """Take all the descriptors there may be; the jobs get what the daemon was started with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return ((resource.RLIMIT_NOFILE, (soft, hard)),)
+
+
+def _end(status: int, text: str) -> NoReturn:
+    click.echo(f"taskmasterd: {text}", err=True)
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
+    """The console script."""
+    taskmasterd(prog_name="taskmasterd")

@@ -1,0 +1,189 @@
+"""The listeners: TCP and Unix socket, and how many clients there may be.
+
+A client over the limit is told so and gone. With no descriptor left a spare one is given up to accept,
+and drop, whoever knocks: a connection that is never accepted would wake the loop without end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from taskmaster.control import peers
+from taskmaster.control.dispatcher import Dispatcher
+from taskmaster.control.peers import Peer
+from taskmaster.control.say import Say
+from taskmaster.control.session import Session
+from taskmaster.errors import TaskmasterError
+from taskmaster.eventloop import EventLoop, Watch
+from taskmaster.wire import replies
+
+_BACKLOG: Final = 1024
+#: Accepted before the loop gets its turn.
+_ACCEPTS_A_TURN: Final = 64
+_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_NOT_THIS_ONE: Final = frozenset({errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM})
+
+
+class CannotListen(TaskmasterError):
+    """An address that cannot be listened on."""
+
+    code = "cannot-listen"
+
+
+class Server:
+    """Everything that clients connect to."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        dispatcher: Dispatcher,
+        say: Say,
+        *,
+        max_clients: int,
+        max_frame_bytes: int,
+    ) -> None:
+        self._loop = loop
+        self._dispatcher = dispatcher
+        self._say = say
+        self._max_clients = max_clients
+        self._max_frame_bytes = max_frame_bytes
+        self._listeners: list[tuple[int, Watch]] = []
+        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        #: Where clients can connect, for people.
+        self.addresses: list[str] = []
+        self.port: int | None = None
+
+    def listen_tcp(self, port: int, *, remote: bool) -> None:
+        """Listen on loopback, or with ``remote`` on every address. Raises CannotListen."""
+        host = "" if remote else "127.0.0.1"
+        family = socket.AF_INET6 if remote and socket.has_dualstack_ipv6() else socket.AF_INET
+        try:
+            listener = socket.create_server(
+                (host, port),
+                family=family,
+                backlog=_BACKLOG,
+                dualstack_ipv6=family == socket.AF_INET6,
+            )
+        except OSError as error:
+            raise CannotListen(
+                f"cannot listen on {host or '*'}:{port}: {error.strerror}; "
+                'another program has it? "port" in the configuration takes another, or null for none'
+            ) from None
+        self.port = listener.getsockname()[1]
+        self.addresses.append(f"{host or '*'}:{self.port}")
+        self._add(listener, peers.of_tcp_connection)
+
+    def listen_unix(self, path: Path) -> None:
+        """Listen on a Unix socket of mode 0600; one that is left from before is replaced. Raises CannotListen."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _remove_socket(path.name, folder)
+                # A socket's path holds 107 bytes; through a descriptor, the folder may be deeper.
+                umask = os.umask(0o177)
+                try:
+                    listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+                finally:
+                    os.umask(umask)
+            finally:
+                os.close(folder)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise CannotListen(f"cannot listen on {path}: {error.strerror or error}") from None
+        self.addresses.append(str(path))
+        self._add(listener, lambda connection, _: peers.of_unix(connection, str(path)))
+
+    def _add(
+        self, listener: socket.socket, identify: Callable[[socket.socket, tuple[str, int]], Peer]
+    ) -> None:
+        listener.setblocking(False)
+        fd = listener.detach()
+        self._listeners.append((fd, self._loop.watch(fd, lambda: self._accept(fd, identify))))
+
+    def stop_listening(self) -> None:
+        """Take no more clients."""
+        for fd, watch in self._listeners:
+            self._loop.unwatch(watch)
+            os.close(fd)
+        self._listeners.clear()
+
+    def _accept(self, fd: int, identify: Callable[[socket.socket, tuple[str, int]], Peer]) -> None:
+        listener = socket.socket(fileno=fd)
+        try:
+            for _ in range(_ACCEPTS_A_TURN):
+                try:
+                    connection, address = listener.accept()
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    if error.errno in _NOT_THIS_ONE:
+                        continue
+                    if error.errno not in _SHORT:
+                        raise
+                    self._turn_away(listener, error)
+                    return
+                self._welcome(connection, identify, address)
+        finally:
+            listener.detach()
+
+    def _welcome(
+        self,
+        connection: socket.socket,
+        identify: Callable[[socket.socket, tuple[str, int]], Peer],
+        address: tuple[str, int],
+    ) -> None:
+        try:
+            peer = identify(connection, address)
+        except OSError:
+            connection.close()  # ENOTCONN: gone before it was looked at
+            return
+        if len(self._dispatcher.sessions) >= self._max_clients:
+            self._refuse(connection, peer)
+            return
+        session = Session(
+            self._loop, connection.detach(), peer, self._max_frame_bytes, self._dispatcher
+        )
+        self._dispatcher.sessions.add(session)
+        self._say.connection(f"client {peer.who()} connected")
+
+    def _refuse(self, connection: socket.socket, peer: Peer) -> None:
+        reason = (
+            f"Too many clients: {self._max_clients} are connected (maxClients); try again later."
+        )
+        connection.setblocking(False)
+        try:
+            connection.send(replies.fail(reason, "too-many-clients").frame())
+        except OSError:
+            pass  # it is going anyway
+        connection.close()
+        self._dispatcher.turned_away(peer, reason)
+
+    def _turn_away(self, listener: socket.socket, error: OSError) -> None:
+        """No descriptor for another client: drop those that wait, with the spare one."""
+        os.close(self._spare)
+        try:
+            connection, _ = listener.accept()
+            connection.close()
+        except OSError:
+            pass  # gone already, or not even the spare one was enough
+        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._say.error(f"a client was dropped: {error.strerror}")
+
+
+def _remove_socket(name: str, folder: int) -> None:
+    import stat
+
+    try:
+        about = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(about.st_mode):
+        raise OSError(errno.EEXIST, "there is a file of that name, and it is no socket")
+    os.unlink(name, dir_fd=folder)

@@ -1,0 +1,102 @@
+"""The state directory: made, checked, locked; one folder for each job.
+
+Whoever holds its lock is the daemon. It is 0700 and the daemon's own, or the daemon does not start.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from pathlib import Path
+from typing import Final
+
+from taskmaster import procfs
+from taskmaster.core import names
+from taskmaster.errors import FileError, Held
+
+_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLOCK: Final = struct.Struct("hhqqi4x")
+
+
+class StateDirectory:
+    """The locked state directory. Raises Held where another daemon has it, FileError where it is unfit."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = _private_folder(path)
+        lock = os.open(
+            "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.fd
+        )
+        try:
+            # A POSIX lock: neither watchdogs nor jobs inherit it, and a SIGKILL gives it up at once.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise Held(
+                f"{path} is held by another taskmasterd{_holder(lock)}; one daemon to a stateDirectory"
+            ) from None
+        self._lock = lock
+
+    def job(self, name: str) -> int:
+        """Descriptor of the folder of a job, made if it is not there. Raises OSError."""
+        for folder in ("jobs", f"jobs/{names.checked(name)}"):
+            try:
+                os.mkdir(folder, 0o700, dir_fd=self.fd)
+            except FileExistsError:
+                pass
+        return os.open(f"jobs/{name}", _FOLDER_FLAGS, dir_fd=self.fd)
+
+    def jobs(self) -> list[str]:
+        """Names of the jobs that have a folder, sorted."""
+        try:
+            listed = os.listdir(self.path / "jobs")
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in listed if names.is_valid(name))
+
+    def forget(self, name: str) -> None:
+        """Remove the folder of a job, with what a retired watchdog leaves in it."""
+        folder = f"jobs/{names.checked(name)}"
+        try:
+            inside = os.open(folder, _FOLDER_FLAGS, dir_fd=self.fd)
+        except FileNotFoundError:
+            return
+        try:
+            for entry in os.listdir(inside):
+                os.unlink(entry, dir_fd=inside)
+        finally:
+            os.close(inside)
+        os.rmdir(folder, dir_fd=self.fd)
+
+
+def _private_folder(path: Path) -> int:
+    accepted = "a folder of the daemon's user with mode 0700, no symbolic link"
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        fd = os.open(path, _FOLDER_FLAGS)
+    except OSError as error:
+        raise FileError("stateDirectory", str(path), error.strerror or "", accepted) from None
+    about = os.fstat(fd)
+    if about.st_uid != os.geteuid():
+        raise FileError("stateDirectory", str(path), f"owner uid {about.st_uid}", accepted)
+    if stat.S_IMODE(about.st_mode) & 0o077:
+        # Made by a packager's mkdir or an older umask: ours, so it can be mended on the spot.
+        os.fchmod(fd, 0o700)
+    return fd
+
+
+def _holder(lock: int) -> str:
+    """Who has the lock, in words; empty where the system does not tell."""
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        answer = fcntl.fcntl(lock, fcntl.F_GETLK, question)
+    except OSError:
+        return ""
+    kind, _, _, _, pid = _FLOCK.unpack(answer)
+    if kind == fcntl.F_UNLCK or pid <= 0:
+        return ""
+    return f" (pid {pid}, {procfs.name(pid) or 'unknown'})"

@@ -1,0 +1,150 @@
+"""The status document of a job, from what its watchdog last published; the reasons in words."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Final
+
+import msgspec
+
+from taskmaster.control.job import Job
+from taskmaster.core.spec import JobSpec
+from taskmaster.core.states import Desired, State
+from taskmaster.wire.link import ProcessStatus
+
+_encode: Final = msgspec.json.Encoder().encode
+#: Job states whose cause is worth telling beside the state itself.
+_TELLING: Final = (State.FATAL, State.BACKOFF, State.STOPPING, State.STARTING, State.EXITED)
+
+
+def timestamp(at_s: float) -> str:
+    """Wall-clock seconds as UTC, ISO 8601, microseconds."""
+    whole, micros = divmod(int(at_s * 1_000_000), 1_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{micros:06d}Z"
+
+
+def document(job: Job, path: str) -> bytes:
+    """The status document as JSON. ``path``: where the job's file is."""
+    now = time.monotonic()
+    wanted = job.wanted()
+    processes = [_process(one, job, now) for one in wanted]
+    state = job.state
+    alive = sum(1 for one in wanted if one.pid is not None)
+    watchdog = job.watchdog
+    return _encode(
+        {
+            "job": job.name,
+            "state": state.value,
+            "desired": desired(job).value,
+            "reason": _reason(job, state, wanted, now),
+            "since": timestamp(max((one.since_s for one in wanted), default=0.0)),
+            "ready": state is State.RUNNING,
+            "alive": alive,
+            "of": 0 if job.spec is None else job.spec.proc_nr,
+            "processes": processes,
+            "watchdog": {
+                "pid": None if watchdog is None else watchdog.pid,
+                "state": job.watchdog_state,
+                "relaunches": job.relaunches,
+            },
+            "definition": {"sha256": job.sha256, "stale": is_stale(job, path)},
+            "droppedBytes": job.dropped_bytes,
+        }
+    )
+
+
+def desired(job: Job) -> Desired:
+    """What somebody wants of the job: UP if of any of its processes."""
+    up = any(one.desired is Desired.UP for one in job.statuses.values())
+    return Desired.UP if up else Desired.DOWN
+
+
+def is_stale(job: Job, path: str) -> bool:
+    """Whether the file on disk is another than the one in force."""
+    if job.spec is None:
+        return False  # none is in force
+    if job.problem:
+        return True
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return job.stamp is not None
+    return job.stamp != (status.st_ino, status.st_mtime_ns, status.st_size, status.st_ctime_ns)
+
+
+def _process(one: ProcessStatus, job: Job, now: float) -> dict[str, Any]:
+    known = job.attached
+    return {
+        "number": one.number,
+        "pid": one.pid,
+        "state": one.state.value if known else State.UNKNOWN.value,
+        "desired": one.desired.value,
+        "ready": known and one.state is State.RUNNING,
+        "since": timestamp(one.since_s),
+        "uptime": None if one.up_at is None else round(max(0.0, now - one.up_at), 3),
+        "restarts": one.restarts,
+        "exitCode": one.exit_code,
+        "signal": one.exit_signal,
+        "reason": process_reason(one, job.spec, now),
+        "nextRetry": None if one.retry_at is None else round(max(0.0, one.retry_at - now), 3),
+    }
+
+
+def reason(job: Job) -> str:
+    """Why the job is in its state; empty where the state says it all."""
+    return _reason(job, job.state, job.wanted(), time.monotonic())
+
+
+def _reason(job: Job, state: State, wanted: list[ProcessStatus], now: float) -> str:
+    if job.spec is None:
+        return job.problem
+    words: list[str] = []
+    if state is State.UNKNOWN:
+        words.append(job.trouble or "its watchdog is being started")
+    elif state in _TELLING:
+        one = next((one for one in wanted if one.state is state), None)
+        cause = "" if one is None else process_reason(one, job.spec, now)
+        if cause:
+            words.append(cause)
+    if job.problem:
+        words.append(
+            f"its file cannot be used, the definition before stays in force: {job.problem}"
+        )
+    return "; ".join(words)
+
+
+def last_exit(one: ProcessStatus) -> str:
+    """How its last process ended, in words; empty where none has."""
+    if one.exit_unknown:
+        return "last exit unknown"
+    if one.exit_signal is not None:
+        return f"last ended by signal {one.exit_signal}"
+    return "" if one.exit_code is None else f"last exit code {one.exit_code}"
+
+
+def process_reason(one: ProcessStatus, spec: JobSpec | None, now: float) -> str:
+    """Why a process is in the state that it is in; empty where the state says it all."""
+    cause = one.error or last_exit(one)
+    words = ""
+    if one.state is State.BACKOFF:
+        retry_s = max(0.0, (one.retry_at or now) - now)
+        if one.failures and spec is not None and spec.restart_times > 0:
+            words = f"retry {one.failures} of {spec.restart_times} in {retry_s:.1f} s"
+        else:
+            words = f"retry {one.failures + one.crashes} in {retry_s:.1f} s"
+    elif one.state is State.FATAL:
+        words = f"gave up after {one.failures} failed start{'s' if one.failures != 1 else ''}"
+    elif one.state is State.STOPPING:
+        kill_s = max(0.0, (one.kill_at or now) - now)
+        words = f"SIGKILL in {kill_s:.1f} s"
+        cause = ""
+    elif one.state is State.STARTING:
+        cause = one.error
+    elif one.state is State.EXITED:
+        cause = last_exit(one).removeprefix("last ")
+        if one.left:
+            cause += f"; {one.left} of the processes it started still run"
+    else:
+        cause = ""
+    return ", ".join(part for part in (words, cause) if part)

@@ -1,0 +1,90 @@
+"""What every area may use: a loop, waiting with a deadline, and the proof that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from running import Daemon
+
+from taskmaster.eventloop import EventLoop
+
+DEADLINE_S = 45.0
+_TICK_S = 0.01
+
+
+def _descriptors() -> set[tuple[str, str]]:
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found.add((entry, os.readlink(f"/proc/self/fd/{entry}")))
+        except FileNotFoundError:
+            pass  # the listing's own
+    return found
+
+
+def _children() -> set[str]:
+    files = Path("/proc/self/task").glob("*/children")
+    return {pid for file in files for pid in file.read_text().split()}
+
+
+@pytest.fixture
+def leaves_nothing() -> Iterator[None]:
+    """No descriptor and no child, dead or alive, more than before; an area makes this autouse."""
+    before = _descriptors(), _children()
+    yield
+    assert (_descriptors(), _children()) == before
+
+
+@pytest.fixture
+def loop() -> Iterator[EventLoop]:
+    """A loop on the real clock."""
+    loop = EventLoop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def until(loop: EventLoop) -> Callable[[Callable[[], object]], None]:
+    """Turn the loop until a condition holds; fails when it does not in time."""
+
+    def turn(condition: Callable[[], object]) -> None:
+        end = loop.now() + DEADLINE_S
+        while not condition():
+            assert loop.now() < end, "the condition did not come true in time"
+            tick = loop.call_in(_TICK_S, lambda: None)
+            loop.turn()
+            tick.cancel()
+
+    return turn
+
+
+@pytest.fixture
+def make_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Daemons in folders of their own, not started yet; at the end each is stopped and has left nothing."""
+    made: list[Daemon] = []
+
+    def make(name: str = "host", **config: object) -> Daemon:
+        folder = tmp_path / name
+        folder.mkdir()
+        # Readable for jobs that run as another user.
+        for above in (folder, *folder.parents):
+            if above.stat().st_uid == os.geteuid() and above != Path("/"):
+                above.chmod(above.stat().st_mode | 0o011)
+        daemon = Daemon(folder, **config)
+        made.append(daemon)
+        return daemon
+
+    yield make
+    left = [what for daemon in made for what in daemon.close()]
+    assert left == []
+
+
+@pytest.fixture
+def daemon(make_daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon that serves and has no jobs yet."""
+    daemon = make_daemon()
+    daemon.start()
+    return daemon

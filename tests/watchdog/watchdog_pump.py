@@ -1,0 +1,105 @@
+"""The pump of one pipe into one file, its pipe's other end, and what its files hold."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+from taskmaster import fifos
+from taskmaster.eventloop import EventLoop
+from taskmaster.watchdog.output import LogFile, Output
+
+LOG = "out.log"
+PIPE = "0.stdout"
+
+
+def opened(folder: Path | str, name: str = LOG) -> LogFile:
+    """A log file in that folder."""
+    return LogFile(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), name)
+
+
+def files(folder: Path, name: str = LOG) -> dict[int, bytes]:
+    """What the files hold, by number; 0 is the newest."""
+    found = {}
+    for path in folder.glob(f"{name}*"):
+        rest = path.name[len(name) :]
+        found[int(rest[1:]) if rest else 0] = path.read_bytes()
+    return found
+
+
+def content(folder: Path, name: str = LOG) -> bytes:
+    """Everything, oldest first."""
+    found = files(folder, name)
+    return b"".join(found[number] for number in sorted(found, reverse=True))
+
+
+class Pump:
+    """An Output with a loop of its own, and the job's end of the pipe (``job``), which never blocks."""
+
+    def __init__(
+        self,
+        folder: Path | str,
+        state: Path,
+        max_bytes: int = 0,
+        backups: int = 1000,
+        *,
+        name: str = LOG,
+        loop: EventLoop | None = None,
+    ) -> None:
+        self.loop = loop or EventLoop()
+        self.dropped = 0
+        self.errors: list[int] = []
+        directory = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
+        self.job = fifos.hold(directory, PIPE)
+        pipe = fifos.hold(directory, PIPE)
+        os.close(directory)
+        self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        file = opened(folder, name)
+        self.output = Output(self.loop, pipe, file, max_bytes, backups, self._null, self._dropped)
+        self._open = True
+
+    def _dropped(self, count: int, why: OSError) -> None:
+        assert count > 0
+        self.dropped += count
+        self.errors.append(why.errno or 0)
+
+    def waiting(self) -> int:
+        """How many bytes are in the pipe."""
+        size = array.array("i", [0])
+        fcntl.ioctl(self.job, termios.FIONREAD, size)
+        return size[0]
+
+    def write(self, data: bytes) -> None:
+        """As the job: all of it, the pump running whenever the pipe is full."""
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self.job, rest) :]
+            except BlockingIOError:
+                self.loop.turn()
+
+    def run(self, enough: Callable[[], object] | None = None) -> None:
+        """Turn the loop until the pipe is empty."""
+        for _ in range(100_000):
+            if self.waiting() == 0 if enough is None else enough():
+                return
+            self.loop.turn()
+        raise AssertionError("it makes no progress")
+
+    def put(self, data: bytes) -> None:
+        """Write and pump until everything is out of the pipe."""
+        self.write(data)
+        self.run()
+
+    def close(self) -> None:
+        """End the pump; harmless when done."""
+        if self._open:
+            self._open = False
+            self.output.close()
+            os.close(self.job)
+            os.close(self._null)
+            self.loop.close()
