@@ -121,6 +121,12 @@ class Stream:
         if not paused:
             self._deliver()
 
+    def receive(self, data: bytes) -> None:
+        """Treat this as received before anything else."""
+        if data:
+            self._decoder.receive_data(data)
+            self._deliver()
+
     def read_out(self) -> None:
         """Deliver what a peer that is gone has sent before, to the last byte, then close."""
         for _ in range(READ_OUT_TURNS):
@@ -139,11 +145,13 @@ class Stream:
         self._out.clear()
         self._on_closed(reason)
 
-    def detach(self) -> int:
-        """Stop using the descriptor and hand it out; nobody is told."""
+    def detach(self) -> tuple[int, bytes]:
+        """Stop using the descriptor and hand it out, with what waits to be sent; nobody is told."""
         self._forget()
         fd, self._fd = self._fd, -1
-        return fd
+        unsent = bytes(self._out)
+        self._out.clear()
+        return fd, unsent
 
     def _forget(self) -> None:
         if self._watch is not None:

@@ -82,8 +82,12 @@ class Commands:
         def ask() -> None:
             if self._supervisor.jobs.get(job.name) is not job:
                 exchange.done(_failed(NoSuchJob(job.name)))
-            else:
-                self._supervisor.act(job, verb, done)
+                return
+            if verb in ("stop", "kill"):
+                self._definitions.stopped(job, exchange.peer.who())
+            elif verb in ("start", "restart"):
+                self._definitions.started(job)
+            self._supervisor.act(job, verb, done)
 
         if verb in ("stop", "kill"):
             ask()  # they wait for nothing, least of all for a delete that waits for the job to stop

@@ -1,6 +1,6 @@
-"""The daemon put together, from its start to its orderly end.
+"""The daemon put together, from its start to its end: orderly, leaving its jobs, or as its own successor.
 
-``after turn`` is the order of everything: what watchdogs said is on record before they are told so, what
+``_turn_over`` is the order of everything: what watchdogs said is on record before they are told so, what
 clients asked is on record before it is done.
 """
 
@@ -11,6 +11,8 @@ import signal
 import time
 from collections.abc import Callable
 
+from msgspec import structs
+
 from taskmaster import __version__, syscalls
 from taskmaster.audit import AuditLog, Event
 from taskmaster.config.daemon import DaemonConfig
@@ -18,12 +20,20 @@ from taskmaster.config.store import JobStore
 from taskmaster.control.commands import Commands
 from taskmaster.control.definitions import Definitions
 from taskmaster.control.dispatcher import Dispatcher
+from taskmaster.control.exchange import Exchange
+from taskmaster.control.handover import Asked, HandedSession, HandOver
 from taskmaster.control.peers import user_name
 from taskmaster.control.say import Say
 from taskmaster.control.server import Server
+from taskmaster.control.session import Session
 from taskmaster.control.statedir import StateDirectory
+from taskmaster.control.stops import Stops
 from taskmaster.control.supervisor import Supervisor
+from taskmaster.control.upgrade import Upgrade, took_s
+from taskmaster.errors import FileError
 from taskmaster.eventloop import EventLoop, Timer
+from taskmaster.wire import replies
+from taskmaster.wire.queries import Command
 from taskmaster.wire.replies import Reply
 
 #: On top of the longest stopTime: for watchdogs that have to be replaced before they can be told.
@@ -31,16 +41,27 @@ _END_GRACE_S = 20.0
 
 
 class Daemon:
-    """taskmasterd. Raises TaskmasterError where it cannot start; ``limits``: rlimits for the jobs."""
+    """taskmasterd. Raises TaskmasterError where it cannot start.
+
+    ``limits``: rlimits for the jobs. ``handed``: what the program before this one, in the same process, has
+    handed over.
+    """
 
     def __init__(
-        self, config: DaemonConfig, limits: tuple[tuple[int, tuple[int, int]], ...]
+        self,
+        config: DaemonConfig,
+        limits: tuple[tuple[int, tuple[int, int]], ...],
+        handed: HandOver | None = None,
     ) -> None:
         self._config = config
+        self._limits = limits
+        self._handed = handed
         self._began = time.monotonic()
         self._status = 0
         self._ending: Timer | None = None
-        self._statedir = StateDirectory(config.state_directory)
+        self._statedir = StateDirectory(
+            config.state_directory, None if handed is None else handed.lock
+        )
         self._say = Say(config.verbosity)
         _make_log_folder(config)
         self._audit = AuditLog(
@@ -61,10 +82,26 @@ class Daemon:
             wall_clock=time.time,
         )
         self._definitions = Definitions(
-            self._supervisor, store, config.base, self._audit, self._say
+            self._supervisor,
+            store,
+            Stops(config.config_directory),
+            config.base,
+            self._audit,
+            self._say,
         )
         self._dispatcher = Dispatcher(self._audit, self._say)
         Commands(self._supervisor, self._definitions).install(self._dispatcher)
+        self._upgrade = Upgrade(
+            self._loop,
+            self._supervisor,
+            self._dispatcher,
+            self._audit,
+            self._say,
+            self._collect,
+            self._take_over,
+        )
+        self._dispatcher.handlers[Command.UPGRADE] = self._upgrade.ask
+        self._dispatcher.handlers[Command.SHUTDOWN] = self._shut_down
         self._server = Server(
             self._loop,
             self._dispatcher,
@@ -75,11 +112,9 @@ class Daemon:
 
     def start(self) -> None:
         """Listen, read the jobs, bring their watchdogs up. Raises TaskmasterError."""
-        config = self._config
-        if config.port is not None:
-            self._server.listen_tcp(config.port, remote=config.remote_connections)
-        if config.socket is not None:
-            self._server.listen_unix(config.socket)
+        handed = self._handed
+        if handed is None:
+            self._listen()
         loop = self._loop
         loop.on_signal(signal.SIGCHLD, self._supervisor.reaper.collect)
         loop.on_signal(signal.SIGHUP, self._hung_up)
@@ -87,21 +122,37 @@ class Daemon:
             loop.on_signal(number, self._told_to_end(number))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         loop.after_turn = self._turn_over
+        if handed is not None:
+            self._supervisor.reaper.know(handed.reaped)
         self._definitions.load()
-        self._audit.record(
-            Event.DAEMON_STARTED,
-            pid=os.getpid(),
-            version=__version__,
-            user=user_name(os.geteuid()) or str(os.geteuid()),
-            config=None if config.file is None else str(config.file),
-            jobs=len(self._supervisor.jobs),
-            listening=self._server.addresses,
-        )
+        if handed is not None:
+            self._go_on(handed)
+        else:
+            self._tell_of_start()
+        self._supervisor.reaper.collect()
         self._audit.flush(durable=True)
         jobs = len(self._supervisor.jobs)
         self._say.connection(
             f"serving {jobs} job{'s' if jobs != 1 else ''} on {' and '.join(self._server.addresses)}"
         )
+
+    def _tell_of_start(self) -> None:
+        self._audit.record(
+            Event.DAEMON_STARTED,
+            pid=os.getpid(),
+            version=__version__,
+            user=user_name(os.geteuid()) or str(os.geteuid()),
+            config=None if self._config.file is None else str(self._config.file),
+            jobs=len(self._supervisor.jobs),
+            listening=self._server.addresses,
+        )
+
+    def _listen(self) -> None:
+        config = self._config
+        if config.port is not None:
+            self._server.listen_tcp(config.port, remote=config.remote_connections)
+        if config.socket is not None:
+            self._server.listen_unix(config.socket)
 
     def run(self) -> int:
         """Serve until the orderly end; the exit status."""
@@ -112,6 +163,7 @@ class Daemon:
         self._dispatcher.turn_over()
         if self._audit.flush(durable=False):
             self._supervisor.acknowledge()
+        self._upgrade.turn_over()
 
     # signals --------------------------------------------------------------------------------------
 
@@ -134,6 +186,79 @@ class Daemon:
                         self._supervisor.act(job, "kill", lambda outcome, error: None)
 
         return told
+
+    # upgrade --------------------------------------------------------------------------------------
+
+    def _collect(self, exchange: Exchange) -> HandOver:
+        """Let go of everything that the next program goes on with."""
+        self._audit.close()
+        listeners = self._server.hand_over()
+        sessions: list[HandedSession] = []
+        asked = None
+        for session in list(self._dispatcher.sessions):
+            asking = exchange in session.unanswered()
+            connection = session.hand_over()
+            self._dispatcher.sessions.discard(session)
+            if connection is None:
+                continue
+            if asking:
+                query = exchange.query
+                asked = Asked(
+                    len(sessions),
+                    exchange.query_id.decode("utf-8", "replace"),
+                    exchange.id,
+                    took_s(exchange),
+                    query is not None and query.codes,
+                )
+            fd, received, unsent = connection
+            sessions.append(HandedSession(fd, session.peer, received, unsent))
+        return HandOver(
+            version=__version__,
+            lock=self._statedir.lock,
+            limits=self._limits,
+            listeners=tuple(listeners),
+            sessions=tuple(sessions),
+            reaped=self._supervisor.reaper.statuses(),
+            asked=asked,
+        )
+
+    def _take_over(self, handed: HandOver) -> list[Session]:
+        """Go on with listeners and clients: of the program before, or after an exec that failed."""
+        for listener in handed.listeners:
+            self._server.take_over(listener)
+        sessions = [self._server.serve(one.fd, one.peer) for one in handed.sessions]
+        for session, one in zip(sessions, handed.sessions, strict=True):
+            session.take_over(one.received, one.unsent)
+        return sessions
+
+    def _go_on(self, handed: HandOver) -> None:
+        """This program is the new one: take over, say so, and have the watchdogs replaced too."""
+        asked = handed.asked
+        if asked is not None:
+            # Its reply goes out before what the same client has asked since.
+            one = handed.sessions[asked.session]
+            reply = replies.success().frame(asked.query_id.encode(), with_code=asked.codes)
+            sessions = list(handed.sessions)
+            sessions[asked.session] = structs.replace(one, unsent=one.unsent + reply)
+            handed = structs.replace(handed, sessions=tuple(sessions))
+        self._audit.record(
+            Event.DAEMON_UPGRADED,
+            pid=os.getpid(),
+            version=__version__,
+            previousVersion=handed.version,
+        )
+        if asked is not None:
+            self._audit.record(
+                Event.COMMAND_COMPLETED,
+                id=asked.exchange,
+                command=Command.UPGRADE.value,
+                job=None,
+                outcome=replies.SUCCESS,
+                durationMs=round((time.monotonic() - self._began + asked.took_s) * 1000, 3),
+            )
+        self._audit.flush(durable=True)
+        self._take_over(handed)
+        self._supervisor.replace_all()
 
     # the end --------------------------------------------------------------------------------------
 
@@ -169,6 +294,26 @@ class Daemon:
         if not jobs:
             self._leave()
 
+    def _shut_down(self, exchange: Exchange) -> None:
+        """The command ``shutdown``: as SIGTERM, or the daemon alone."""
+        query = exchange.query
+        assert query is not None
+        exchange.done(replies.success())
+        reason = f"shutdown by {exchange.peer.who()}"
+        if not query.leave_jobs:
+            self._loop.call_in(0, lambda: self._end(reason) if self._ending is None else None)
+            return
+
+        def leave() -> None:
+            if self._ending is None:
+                self._audit.record(
+                    Event.DAEMON_STOPPING, pid=os.getpid(), reason=f"{reason}, leaving the jobs"
+                )
+                self._leave()
+
+        # The reply goes out with the end of this turn; this is the next one.
+        self._loop.call_in(0, leave)
+
     def _out_of_time(self) -> None:
         running = sorted(
             name for name, job in self._supervisor.jobs.items() if job.spec is not None
@@ -197,8 +342,6 @@ class Daemon:
 
 
 def _make_log_folder(config: DaemonConfig) -> None:
-    from taskmaster.errors import FileError
-
     for folder in {config.log_directory, config.audit_file.parent}:
         try:
             os.makedirs(folder, 0o750, exist_ok=True)

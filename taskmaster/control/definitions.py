@@ -6,6 +6,7 @@ cannot be used leaves the one before in force.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from taskmaster.config import diff, history, jobfile
 from taskmaster.config.store import JobStore
 from taskmaster.control.job import Job
 from taskmaster.control.say import Say
+from taskmaster.control.status import timestamp
+from taskmaster.control.stops import Stops
 from taskmaster.control.supervisor import Supervisor
 from taskmaster.core import names
 from taskmaster.core.spec import JobSpec, changed_fields, same_processes
@@ -35,11 +38,18 @@ class Definition(msgspec.Struct, frozen=True):
 
 
 class Definitions:
-    """The job directory ``store``, in force for ``supervisor``; ``base`` is what a relative ``dir`` starts from."""
+    """The job directory ``store``, in force for ``supervisor``; ``base``: where a relative ``dir`` starts."""
 
     def __init__(
-        self, supervisor: Supervisor, store: JobStore, base: Path, audit: AuditLog, say: Say
+        self,
+        supervisor: Supervisor,
+        store: JobStore,
+        stops: Stops,
+        base: Path,
+        audit: AuditLog,
+        say: Say,
     ) -> None:
+        self._stops = stops
         self._supervisor = supervisor
         self._store = store
         self._base = base
@@ -60,6 +70,26 @@ class Definitions:
     def pull(self, name: str) -> bytes:
         """The exact bytes of a job's file. Raises FileError."""
         return self._store.read(name)
+
+    def stopped(self, job: Job, who: str) -> None:
+        """An administrator wants the job stopped, over restarts of daemon and host."""
+        error = self._stops.stop(job.name, who, timestamp(time.time()))
+        job.stopped = self._stops.get(job.name)
+        if error is not None:
+            self._say.error(
+                f"job {job.name}: that it was stopped is not on disk ({error.strerror}); "
+                "the next taskmasterd would start it"
+            )
+
+    def started(self, job: Job) -> None:
+        """Somebody wants the job up again."""
+        error = self._stops.start(job.name)
+        job.stopped = None
+        if error is not None:
+            self._say.error(
+                f"job {job.name}: that it was started is not on disk ({error.strerror}); "
+                "the next taskmasterd would stop it"
+            )
 
     # reading --------------------------------------------------------------------------------------
 
@@ -84,8 +114,29 @@ class Definitions:
                 continue
             self._put_in_force(job, definition)
             self._supervisor.bring_up(job)
-            if definition.spec.auto_start:
+            job.stopped = self._stops.get(name)
+            if job.stopped is not None:
+                # One whose stop was interrupted by the end of the last daemon is stopped now.
+                self._supervisor.act(job, "stop", lambda outcome, error: None)
+            elif definition.spec.auto_start:
                 self._supervisor.act(job, "ensure", lambda outcome, error: None)
+
+        for name in self._supervisor.unclaimed():
+            self._stop_vanished(self._supervisor.add(name))
+
+    def _stop_vanished(self, job: Job) -> None:
+        """The file went while no daemon ran: a watchdog, found or launched to adopt, is told to end the job."""
+        # Never in force: an adopting watchdog goes by the definition in its record.
+        job.spec = JobSpec(job=job.name, argv=("true",), auto_start=False)
+
+        def stopped(outcome: str, error: str) -> None:
+            if outcome == replies.FAIL:
+                self._supervisor.retire(job, "its file was removed", stopped)
+            else:
+                self._removed(job, "its file was removed while no daemon ran")
+
+        self._supervisor.retire(job, "its file was removed", stopped)
+        self._supervisor.bring_up(job)
 
     def _rejected(self, job: Job | None, error: FileError) -> None:
         if job is not None:
@@ -218,6 +269,7 @@ class Definitions:
 
     def _removed(self, job: Job, reason: str) -> None:
         self._audit.record(Event.JOB_REMOVED, job=job.name, sha256=job.sha256, reason=reason)
+        self.started(job)  # a later job of that name is another one
         self._supervisor.forget(job)
         job.end()
 

@@ -109,6 +109,31 @@ class Dispatcher:
             else:
                 exchange.on_reply = functools.partial(self.complete, exchange)
 
+    # an upgrade -----------------------------------------------------------------------------------
+
+    def hold_all(self) -> None:
+        """Read nothing more from anybody."""
+        for session in self.sessions:
+            session.hold(True)
+
+    def release_all(self) -> None:
+        """Read again."""
+        for session in list(self.sessions):
+            session.hold(False)
+
+    def quiet(self, but: Exchange) -> bool:
+        """Whether everything that was read has been answered, ``but`` aside."""
+        return not (self._arrived or self._advanced) and not any(
+            exchange is not but for session in self.sessions for exchange in session.unanswered()
+        )
+
+    def answer_rest(self, but: Exchange, reply: Reply) -> None:
+        """Give all that have no reply yet this one, ``but`` aside."""
+        for session in list(self.sessions):
+            for exchange in session.unanswered():
+                if exchange is not but and not exchange.reads:
+                    exchange.done(reply)
+
     # the way out ----------------------------------------------------------------------------------
 
     def read(self, exchange: Exchange) -> Reply:

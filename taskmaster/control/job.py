@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from taskmaster.control.link import Link, Requests
+    from taskmaster.control.stops import Stopped
     from taskmaster.eventloop import Timer, Watch
 
 
@@ -65,6 +66,10 @@ class Job:
         self.silence_timer: Timer | None = None
         self.trouble = ""
         self.removing = False
+        #: Called once, when its watchdog has said how things stand.
+        self.on_attached: Callable[[], object] | None = None
+        #: Who stopped it, if an administrator did and nobody started it since.
+        self.stopped: Stopped | None = None
 
         #: Operations of several steps (push, reload, delete) go one after the other; what would see the job
         #: halfway waits behind them.

@@ -69,6 +69,37 @@ def launch(
     return Launched(process, pid, pidfd, link)
 
 
+class Trial(msgspec.Struct):
+    """A program on trial; the descriptors belong to the caller."""
+
+    pid: int
+    pidfd: int
+    output: int
+
+
+def trial(argv: list[str]) -> Trial:
+    """Start a program with nothing but its output to be read. Raises OSError."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.posix_spawn(
+            argv[0],
+            argv,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, writer, 1),
+                (os.POSIX_SPAWN_DUP2, writer, 2),
+            ],
+            setsigdef=[signal.SIGPIPE],
+        )
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return Trial(pid, os.pidfd_open(pid), reader)
+
+
 def detach(log: int) -> int:
     """Go on in the background; returns, in the background process, a descriptor for ``report_ready``.
 

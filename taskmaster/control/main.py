@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +18,7 @@ import click
 from taskmaster import __version__
 from taskmaster.config import daemon as configuration
 from taskmaster.config.daemon import DaemonConfig
+from taskmaster.control import handover
 from taskmaster.errors import TaskmasterError
 
 
@@ -41,9 +43,13 @@ def taskmasterd(config_file: Path | None, detach: bool, check: bool) -> None:
     except TaskmasterError as error:
         _end(error.exit_status, str(error))
     if check:
+        # Everything that a start would load: an upgrade asks before it lets go of anything.
+        from taskmaster.control import daemon  # noqa: F401
+
         click.echo(f"{config.file or 'defaults'}: good")
         return
-    _serve(config, _detached(config) if detach else None)
+    detached = detach and handover.VARIABLE not in os.environ
+    _serve(config, _detached(config) if detached else None)
 
 
 def _detached(config: DaemonConfig) -> int:
@@ -62,15 +68,18 @@ def _serve(config: DaemonConfig, writer: int | None) -> NoReturn:
     from taskmaster.control.daemon import Daemon
     from taskmaster.control.launch import report_ready
 
-    limits = _raise_limits()
+    handed = handover.load()
+    limits = _raise_limits() if handed is None else handed.limits
     os.umask(0o022)
     try:
-        daemon = Daemon(config, limits)
+        daemon = Daemon(config, limits, handed)
         daemon.start()
     except TaskmasterError as error:
         if writer is not None:
             report_ready(writer, error.exit_status, f"taskmasterd: {error}\n")
         _end(error.exit_status, str(error))
+    # The program before this one has blocked what could have come between the two.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if writer is not None:
         report_ready(writer, 0, "")
     # Not by sys.exit: multiprocessing would join the watchdogs, which are to live on.

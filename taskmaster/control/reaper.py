@@ -24,6 +24,15 @@ class Reaper:
         self._watchdog_ended = watchdog_ended
         self._statuses: OrderedDict[tuple[int, int], int] = OrderedDict()
 
+    def statuses(self) -> list[tuple[int, int, int]]:
+        """Pid, start time and wait status of all that nobody has asked for yet."""
+        return [(pid, start, status) for (pid, start), status in self._statuses.items()]
+
+    def know(self, statuses: list[tuple[int, int, int]]) -> None:
+        """Take over what another program of this process has reaped."""
+        for pid, start, status in statuses[-_KEPT:]:
+            self._statuses[pid, start] = status
+
     def collect(self) -> None:
         """Reap everything that has ended. Call on SIGCHLD."""
         while (pid := children.peek_any()) is not None:

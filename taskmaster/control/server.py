@@ -15,6 +15,7 @@ from typing import Final
 
 from taskmaster.control import peers
 from taskmaster.control.dispatcher import Dispatcher
+from taskmaster.control.handover import HandedListener
 from taskmaster.control.peers import Peer
 from taskmaster.control.say import Say
 from taskmaster.control.session import Session
@@ -53,6 +54,7 @@ class Server:
         self._max_clients = max_clients
         self._max_frame_bytes = max_frame_bytes
         self._listeners: list[tuple[int, Watch]] = []
+        self._kinds: list[tuple[str, str]] = []
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         #: Where clients can connect, for people.
         self.addresses: list[str] = []
@@ -76,7 +78,7 @@ class Server:
             ) from None
         self.port = listener.getsockname()[1]
         self.addresses.append(f"{host or '*'}:{self.port}")
-        self._add(listener, peers.of_tcp_connection)
+        self._add(listener, "tcp", peers.of_tcp_connection)
 
     def listen_unix(self, path: Path) -> None:
         """Listen on a Unix socket of mode 0600; one that is left from before is replaced. Raises CannotListen."""
@@ -98,11 +100,37 @@ class Server:
             listener.close()
             raise CannotListen(f"cannot listen on {path}: {error.strerror or error}") from None
         self.addresses.append(str(path))
-        self._add(listener, lambda connection, _: peers.of_unix(connection, str(path)))
+        self._add(listener, "unix", lambda connection, _: peers.of_unix(connection, str(path)))
+
+    def hand_over(self) -> list[HandedListener]:
+        """Let go of all listeners, for the program that comes."""
+        handed = []
+        for (fd, watch), (kind, address) in zip(self._listeners, self._kinds, strict=True):
+            self._loop.unwatch(watch)
+            handed.append(HandedListener(kind, fd, address))
+        self._listeners.clear()
+        self._kinds.clear()
+        self.addresses.clear()
+        return handed
+
+    def take_over(self, handed: HandedListener) -> None:
+        """Go on listening where the program before did."""
+        self.addresses.append(handed.address)
+        listener = socket.socket(fileno=handed.fd)
+        if handed.kind == "unix":
+            path = handed.address
+            self._add(listener, "unix", lambda connection, _: peers.of_unix(connection, path))
+        else:
+            self.port = listener.getsockname()[1]
+            self._add(listener, "tcp", peers.of_tcp_connection)
 
     def _add(
-        self, listener: socket.socket, identify: Callable[[socket.socket, tuple[str, int]], Peer]
+        self,
+        listener: socket.socket,
+        kind: str,
+        identify: Callable[[socket.socket, tuple[str, int]], Peer],
     ) -> None:
+        self._kinds.append((kind, self.addresses[-1]))
         listener.setblocking(False)
         fd = listener.detach()
         self._listeners.append((fd, self._loop.watch(fd, lambda: self._accept(fd, identify))))
@@ -147,11 +175,14 @@ class Server:
         if len(self._dispatcher.sessions) >= self._max_clients:
             self._refuse(connection, peer)
             return
-        session = Session(
-            self._loop, connection.detach(), peer, self._max_frame_bytes, self._dispatcher
-        )
-        self._dispatcher.sessions.add(session)
+        self.serve(connection.detach(), peer)
         self._say.connection(f"client {peer.who()} connected")
+
+    def serve(self, fd: int, peer: Peer) -> Session:
+        """Make a connection a session."""
+        session = Session(self._loop, fd, peer, self._max_frame_bytes, self._dispatcher)
+        self._dispatcher.sessions.add(session)
+        return session
 
     def _refuse(self, connection: socket.socket, peer: Peer) -> None:
         reason = (

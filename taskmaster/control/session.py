@@ -44,10 +44,12 @@ class Session:
         self._exchanges: deque[Exchange] = deque()
         self._out: list[bytes] = []
         self._end_after = False
+        self._held = False
+        self._decoder = ClientFrames(max_frame_bytes)
         self._stream = Stream(
             loop,
             fd,
-            ClientFrames(max_frame_bytes),
+            self._decoder,
             on_frame=self._frame,
             on_broken=self._broken,
             on_closed=self._closed,
@@ -107,8 +109,33 @@ class Session:
             self._stream.send(data)
         if self._end_after:
             self._stream.end()
-        elif len(self._exchanges) < MAX_UNANSWERED // 2:
+        elif len(self._exchanges) < MAX_UNANSWERED // 2 and not self._held:
             self._stream.pause(False)
+
+    # an upgrade -----------------------------------------------------------------------------------
+
+    def hold(self, held: bool) -> None:
+        """Read nothing more, or again."""
+        self._held = held
+        self._stream.pause(held)
+
+    def unanswered(self) -> list[Exchange]:
+        """What was asked and not answered yet, in order."""
+        return list(self._exchanges)
+
+    def hand_over(self) -> tuple[int, bytes, bytes] | None:
+        """Let go of the connection: descriptor, received and not looked at, not yet sent. None: it is over."""
+        if self._end_after or not self._stream.open:
+            self._stream.close("it was ending")
+            return None
+        fd, unsent = self._stream.detach()
+        return fd, self._decoder.unread(), unsent
+
+    def take_over(self, received: bytes, unsent: bytes) -> None:
+        """Go on where the program before has let go."""
+        if unsent:
+            self._stream.send(unsent)
+        self._stream.receive(received)
 
     def close(self, reason: str) -> None:
         """End the connection at once."""

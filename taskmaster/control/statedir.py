@@ -22,11 +22,19 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 
 
 class StateDirectory:
-    """The locked state directory. Raises Held where another daemon has it, FileError where it is unfit."""
+    """The locked state directory; ``lock``: the lock as handed over by the program before.
 
-    def __init__(self, path: Path) -> None:
+    Raises Held where another daemon has it, FileError where it is unfit.
+    """
+
+    def __init__(self, path: Path, lock: int | None = None) -> None:
         self.path = path
         self.fd = _private_folder(path)
+        #: To be handed to the program that this one re-executes: a descriptor of the lock's file that is
+        #: closed gives the lock up.
+        self.lock = self._take_lock() if lock is None else lock
+
+    def _take_lock(self) -> int:
         lock = os.open(
             "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.fd
         )
@@ -37,9 +45,9 @@ class StateDirectory:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             raise Held(
-                f"{path} is held by another taskmasterd{_holder(lock)}; one daemon to a stateDirectory"
+                f"{self.path} is held by another taskmasterd{_holder(lock)}; one daemon to a stateDirectory"
             ) from None
-        self._lock = lock
+        return lock
 
     def job(self, name: str) -> int:
         """Descriptor of the folder of a job, made if it is not there. Raises OSError."""

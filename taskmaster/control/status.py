@@ -50,6 +50,7 @@ def document(job: Job, path: str) -> bytes:
             },
             "definition": {"sha256": job.sha256, "stale": is_stale(job, path)},
             "droppedBytes": job.dropped_bytes,
+            "stopped": job.stopped,
         }
     )
 
@@ -107,6 +108,8 @@ def _reason(job: Job, state: State, wanted: list[ProcessStatus], now: float) -> 
         cause = "" if one is None else process_reason(one, job.spec, now)
         if cause:
             words.append(cause)
+    elif state is State.STOPPED and job.stopped is not None:
+        words.append(f"stopped by {job.stopped.by} at {job.stopped.at}")
     if job.problem:
         words.append(
             f"its file cannot be used, the definition before stays in force: {job.problem}"

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from taskmaster import fifos, syscalls
 from taskmaster.audit import KEYS, AuditLog, Event
-from taskmaster.children import exit_of
+from taskmaster.children import exit_of, reap
 from taskmaster.control import launch, link
 from taskmaster.control.job import Job, Watchdog
 from taskmaster.control.link import Link, Request, Requests
@@ -34,6 +34,7 @@ from taskmaster.wire.link import (
     Done,
     HandOver,
     Hello,
+    Leave,
     Missing,
     Notice,
     Published,
@@ -55,6 +56,8 @@ _NOTICES: Final = {
 #: A notice that comes later than this tells when it happened.
 _LATE_S: Final = 1.0
 _SHORT: Final = 1024
+#: Why a watchdog leaves that runs an older program.
+REPLACED: Final = "replaced by one of the new program"
 
 
 class Supervisor:
@@ -86,6 +89,7 @@ class Supervisor:
         self._by_pid: dict[int, tuple[Job, Watchdog]] = {}
         self._to_launch: deque[Job] = deque()
         self._acknowledge: dict[str, int] = {}
+        self._to_replace: deque[tuple[Job, Watchdog | None]] = deque()
         self.reaper = Reaper(self._ended_by_pid)
 
     # jobs -----------------------------------------------------------------------------------------
@@ -148,6 +152,45 @@ class Supervisor:
             on_done(outcome, error)
 
         self.request(job, Retire, done)
+
+    def unclaimed(self) -> list[str]:
+        """Names that have a state folder and are no jobs: something of them may run."""
+        return [name for name in self._statedir.jobs() if name not in self.jobs]
+
+    def replace_all(self) -> None:
+        """Have every watchdog replaced by one of this program, one at a time; its processes notice nothing."""
+        self._to_replace = deque(
+            (job, job.watchdog) for job in self.jobs.values() if job.spec is not None
+        )
+        self._replace_next(None)
+
+    def _replace_next(self, done: Job | None) -> None:
+        while self._to_replace:
+            job, _ = self._to_replace.popleft()
+            watchdog = job.watchdog
+            if self.jobs.get(job.name) is not job or job.removing:
+                continue
+            if watchdog is None or watchdog.link is None or not job.heard:
+                # It is being started, with this program, or found: looked at again when it is there.
+                job.on_attached = lambda job=job: self._replace_if_old(job)
+                continue
+            if self._replace_if_old(job):
+                return
+
+    def _replace_if_old(self, job: Job) -> bool:
+        watchdog = job.watchdog
+        if watchdog is None or watchdog.process is not None or watchdog.link is None:
+            return False
+        watchdog.leaving = REPLACED
+        job.on_attached = lambda: self._replace_next(job)
+        watchdog.link.send(Leave(0))
+
+        def over() -> None:
+            if job.watchdog is watchdog:
+                self._kill(job, watchdog, "it did not leave to be replaced")
+
+        self.loop.call_in(self._deadline_s, over)
+        return True
 
     # launching ------------------------------------------------------------------------------------
 
@@ -283,7 +326,8 @@ class Supervisor:
         watchdog.attached_at = self.loop.now()
         if message.instance != job.instance:
             job.instance, job.noticed_through = message.instance, 0
-        assert job.spec is not None
+        if job.removing:
+            return  # what it runs is to be stopped, whatever its definition is
         if message.sha256 != job.sha256 or watchdog.process is None:
             self.configure(job, lambda outcome, error: None)
 
@@ -301,6 +345,9 @@ class Supervisor:
                 watchdog.leaving = watchdog.leaving or "removed"
             for request in job.requests.waiting():
                 self._send(job, request)
+            on_attached, job.on_attached = job.on_attached, None
+            if on_attached is not None:
+                on_attached()
 
     def _send(self, job: Job, request: Request) -> None:
         watchdog = job.watchdog
@@ -404,6 +451,13 @@ class Supervisor:
             for request in agreed:
                 job.requests.finish(request.number, "success", "")
             return
+        if watchdog.leaving == REPLACED:
+            self._audit.record(
+                Event.WATCHDOG_ENDED, job=job.name, pid=watchdog.pid, reason=REPLACED
+            )
+            job.requests.interrupted()
+            self.bring_up(job)
+            return
         healthy = (
             watchdog.attached_at is not None
             and self.loop.now() - watchdog.attached_at >= backoff.WATCHDOG_HEALTHY_S
@@ -443,13 +497,18 @@ class Supervisor:
         if watchdog.watch is not None:
             self.loop.unwatch(watchdog.watch)
             watchdog.watch = None
-        status = syscalls.pidfd_exit_status(watchdog.pidfd)
-        os.close(watchdog.pidfd)
         if watchdog.process is not None:
+            os.close(watchdog.pidfd)
             code = watchdog.process.exitcode
             watchdog.process.close()
             if code is not None:
                 return (code, None) if code >= 0 else (None, -code)
+            return None, None
+        # Of the program before this one (then still our child), or of the daemon before (then init's).
+        status = reap(watchdog.pid)
+        if status is None:
+            status = syscalls.pidfd_exit_status(watchdog.pidfd)
+        os.close(watchdog.pidfd)
         return (None, None) if status is None else exit_of(status)
 
     # silence --------------------------------------------------------------------------------------

@@ -48,9 +48,6 @@ from taskmaster.watchdog.signalling import Signalling
 _FORKS_A_TURN: Final = 16
 #: How soon a state record that could not be written is tried again, seconds.
 _RECORD_AGAIN_S: Final = 1.0
-#: An acknowledgement changes nothing that anybody waits for; it is recorded with the next change, or after
-#: this many seconds.
-_RECORD_IDLE_S: Final = 1.0
 #: How long the control plane may take to say how a process ended before it counts as unknown, seconds.
 _GRACE_S: Final = 2.0
 
@@ -121,11 +118,6 @@ class Runner:
     def mark_dirty(self) -> None:
         """Something that is in the record was changed."""
         self._dirty = True
-
-    def record_soon(self) -> None:
-        """Something that is in the record was changed, and it can wait."""
-        if self._record_timer is None:
-            self._record_timer = self.loop.call_in(_RECORD_IDLE_S, self._record_again)
 
     def _record_again(self) -> None:
         self._record_timer = None

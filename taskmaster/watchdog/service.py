@@ -83,7 +83,8 @@ class Service:
             self.runner.handed_over(message.pid, message.start, message.status)
         elif isinstance(message, Acknowledge):
             if self.runner.notices.acknowledge(message.through):
-                self.runner.record_soon()
+                # At once: what a record still holds is told again by a replacement.
+                self.runner.mark_dirty()
         elif isinstance(message, Retire):
             self._begun(message.id)
             self._verbs.retire(message.id)

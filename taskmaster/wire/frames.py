@@ -43,6 +43,10 @@ class ClientFrames:
         if self._dead is None:
             self._buffer += data
 
+    def unread(self) -> bytes:
+        """What was received and not yet handed out, for a decoder in another process to go on with."""
+        return bytes(self._buffer)
+
     def pending_bytes(self) -> int:
         """How many bytes of an unfinished frame are held."""
         return len(self._buffer)

@@ -32,6 +32,9 @@ class Command(str, enum.Enum):
     LIST = "list"
     RELOAD = "reload"
     RESTART = "restart"
+    # The project's own:
+    SHUTDOWN = "shutdown"
+    UPGRADE = "upgrade"
 
 
 class Needs(enum.Enum):
@@ -54,6 +57,8 @@ NEEDS: Final = {
     Command.LIST: Needs.NOTHING,
     Command.RELOAD: Needs.JOB,
     Command.RESTART: Needs.MAYBE_JOB,
+    Command.SHUTDOWN: Needs.NOTHING,
+    Command.UPGRADE: Needs.NOTHING,
 }
 
 #: Commands that change nothing: answered even when the audit log cannot be written.
@@ -69,7 +74,7 @@ class Query(msgspec.Struct):
     ``job`` is the decoded name, not yet known to be a possible one; ``data`` the decoded file;
     ``id`` the client's own id as its JSON text, empty without one; ``wait_s`` None without a wait;
     ``old_dialect`` whether the older key ``cmd`` was used; ``codes`` whether the client asks for the
-    stable code of a failure beside its sentence.
+    stable code of a failure beside its sentence; ``leave_jobs``, of shutdown, whether the jobs run on.
     """
 
     command: Command
@@ -79,9 +84,10 @@ class Query(msgspec.Struct):
     wait_s: float | None = None
     old_dialect: bool = False
     codes: bool = False
+    leave_jobs: bool = False
 
 
-class _Wire(msgspec.Struct):
+class _Wire(msgspec.Struct, rename="camel"):
     """A query as it comes; every key is checked by hand so that each error can name it."""
 
     command: Any = None
@@ -91,6 +97,7 @@ class _Wire(msgspec.Struct):
     id: msgspec.Raw = msgspec.Raw()
     wait: Any = None
     codes: Any = False
+    leave_jobs: Any = False
 
 
 class UnusableQuery(InvalidQuery):
@@ -140,6 +147,7 @@ def parse_query(frame: bytes) -> Query:
             _wait(wire.wait),
             wire.command is None,
             wire.codes is True,
+            wire.leave_jobs is True,
         )
     except InvalidQuery as error:
         raise UnusableQuery(str(error), query_id, command.value) from None

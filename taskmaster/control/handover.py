@@ -1,0 +1,87 @@
+"""What a daemon hands to the program that it re-executes itself as: descriptors, and what belongs to them.
+
+It goes through a memory file whose number is in one environment variable, so nothing of it is ever on
+a disk or visible to others.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import msgspec
+
+from taskmaster.control.peers import Peer
+
+VARIABLE: Final = "TASKMASTER_HANDOVER"
+_MAX_BYTES: Final = 1 << 30
+
+
+class HandedListener(msgspec.Struct, frozen=True):
+    """A listening socket; ``kind`` is tcp or unix, ``address`` what it listens on."""
+
+    kind: str
+    fd: int
+    address: str
+
+
+class HandedSession(msgspec.Struct, frozen=True):
+    """A client's connection, what it had sent and nobody has looked at, what it has not been sent yet."""
+
+    fd: int
+    peer: Peer
+    received: bytes
+    unsent: bytes
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """Who asked for the upgrade and waits for the reply: a session by its place, and the query's own id."""
+
+    session: int
+    query_id: str
+    exchange: str
+    took_s: float
+    codes: bool
+
+
+class HandOver(msgspec.Struct, frozen=True):
+    """Everything that a re-executed daemon needs of the one before."""
+
+    version: str
+    lock: int
+    limits: tuple[tuple[int, tuple[int, int]], ...]
+    listeners: tuple[HandedListener, ...]
+    sessions: tuple[HandedSession, ...]
+    reaped: list[tuple[int, int, int]]
+    asked: Asked | None
+
+    def descriptors(self) -> list[int]:
+        """All that has to survive the exec."""
+        return [
+            self.lock,
+            *(one.fd for one in self.listeners),
+            *(one.fd for one in self.sessions),
+        ]
+
+
+def save(handed: HandOver) -> int:
+    """A memory file that holds it, to be inherited. Raises OSError."""
+    fd = os.memfd_create("taskmaster-handover", 0)
+    os.set_inheritable(fd, True)
+    data = memoryview(msgspec.json.encode(handed))
+    while data:
+        data = data[os.write(fd, data) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def load() -> HandOver | None:
+    """What was handed to this program; None where it was started by somebody."""
+    text = os.environ.pop(VARIABLE, "")
+    if not text:
+        return None
+    with open(int(text), "rb") as file:
+        handed = msgspec.json.decode(file.read(_MAX_BYTES), type=HandOver)
+    for fd in handed.descriptors():
+        os.set_inheritable(fd, False)
+    return handed

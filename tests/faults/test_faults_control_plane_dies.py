@@ -1,0 +1,129 @@
+"""The control plane dies: watchdogs and processes run on, the next taskmasterd finds them all."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from running import Daemon, alive, process_start, wait_for
+
+
+def test_same_pids_after_sigkill(make_daemon):
+    """100 jobs, the daemon killed and started again: the same 100 processes, nothing started twice."""
+    daemon = make_daemon()
+    names = [f"j{number:03}" for number in range(100)]
+    for name in names:
+        daemon.job(name, ["sleep", "1000"])
+    daemon.start()
+    for name in names:
+        daemon.wait_state(name, "RUNNING")
+    before = {name: daemon.pids(name) for name in names}
+    starts = {pid: process_start(pid) for pids in before.values() for pid in pids}
+    daemon.kill()
+    assert {pid: process_start(pid) for pid in starts} == starts
+    daemon.start()
+    for name in names:
+        daemon.wait_state(name, "RUNNING")
+    assert {name: daemon.pids(name) for name in names} == before
+    assert {pid: process_start(pid) for pid in starts} == starts
+    assert len(daemon.events("process.started")) == len(names)
+    assert len(daemon.events("watchdog.attached")) == len(names)
+
+
+def test_crashes_are_mended_meanwhile(make_daemon):
+    """With no control plane a watchdog restarts what crashes, and tells the next one of it."""
+    daemon = make_daemon()
+    daemon.job("steady", ["sleep", "1000"])
+    daemon.job("crashing", ["sleep", "1000"])
+    daemon.start()
+    daemon.wait_state("steady", "RUNNING")
+    daemon.wait_state("crashing", "RUNNING")
+    (steady,) = daemon.pids("steady")
+    (first,) = daemon.pids("crashing")
+    daemon.kill()
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: not alive(first))
+    daemon.start()
+    second = wait_for(lambda: [pid for pid in daemon.pids("crashing") if pid != first])
+    assert daemon.pids("steady") == [steady]
+    wait_for(lambda: daemon.events("process.exited", job="crashing", pid=first, signal=9))
+    wait_for(lambda: daemon.events("process.started", job="crashing", pid=second[0]))
+
+
+def test_both_die(make_daemon):
+    """Control plane and every watchdog killed: the next daemon adopts from the records."""
+    daemon = make_daemon()
+    names = [f"j{number}" for number in range(10)]
+    for name in names:
+        daemon.job(name, ["sleep", "1000"], procNr=2)
+    daemon.start()
+    for name in names:
+        daemon.wait_state(name, "RUNNING")
+    before = {name: daemon.pids(name) for name in names}
+    starts = {pid: process_start(pid) for pids in before.values() for pid in pids}
+    watchdogs = [daemon.status(name)["watchdog"]["pid"] for name in names]
+    daemon.kill()
+    for pid in watchdogs:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(alive(pid) for pid in watchdogs))
+    daemon.start()
+    for name in names:
+        daemon.wait_state(name, "RUNNING")
+    assert {name: daemon.pids(name) for name in names} == before
+    assert {pid: process_start(pid) for pid in starts} == starts
+    assert len(daemon.events("process.started")) == 2 * len(names)
+    # And they are still watched: the end of one that is nobody's child is noticed, with its status.
+    (one, _) = before["j0"]
+    os.kill(one, signal.SIGTERM)
+    wait_for(lambda: daemon.events("process.exited", job="j0", pid=one, signal=15))
+
+
+def test_files_that_changed_meanwhile(make_daemon):
+    """What changed, vanished and came while no daemon ran is applied by the rules of reload."""
+    daemon = make_daemon()
+    for name in ("same", "changed", "vanished"):
+        daemon.job(name, ["sleep", "1000"])
+    daemon.start()
+    for name in ("same", "changed", "vanished"):
+        daemon.wait_state(name, "RUNNING")
+    (same,), (changed,), (vanished,) = (
+        daemon.pids(name) for name in ("same", "changed", "vanished")
+    )
+    daemon.kill()
+    daemon.job("changed", ["sleep", "2000"])
+    (daemon.jobs / "vanished.tm.json").unlink()
+    daemon.job("new", ["sleep", "1000"])
+    daemon.start()
+    daemon.wait_state("new", "RUNNING")
+    wait_for(lambda: not alive(vanished))
+    assert wait_for(lambda: [pid for pid in daemon.pids("changed") if pid != changed])
+    assert daemon.pids("same") == [same]
+    assert not alive(changed)
+    wait_for(lambda: daemon.events("job.removed", job="vanished"))
+
+
+def record_of(daemon: Daemon, job: str):
+    return daemon.state / "jobs" / job / "state.json"
+
+
+def test_a_stopped_job_stays_stopped(make_daemon):
+    """Over a restart of the daemon, orderly or not, with who and when in its status; start undoes it."""
+    daemon = make_daemon()
+    daemon.job("web", ["sleep", "1000"])
+    daemon.job("other", ["sleep", "1000"])
+    daemon.start()
+    daemon.wait_state("web", "RUNNING")
+    assert daemon.ask("stop", "web", wait=30)["response"] == "success"
+    for end in (daemon.kill, daemon.stop):
+        end()
+        daemon.start()
+        status = daemon.wait_state("web", "STOPPED")
+        assert status["desired"] == "DOWN"
+        assert "stopped by" in status["reason"]
+        assert str(os.getpid()) in status["stopped"]["by"]
+        daemon.wait_state("other", "RUNNING")
+    assert daemon.ask("start", "web")["response"] == "success"
+    assert daemon.status("web")["stopped"] is None
+    daemon.stop()
+    daemon.start()
+    daemon.wait_state("web", "RUNNING")

@@ -1,0 +1,99 @@
+"""Upgrade in place: same pid, no client refused, no reply lost, no process touched."""
+
+from __future__ import annotations
+
+import threading
+
+from running import Client, process_start, query, wait_for
+
+
+def test_under_fifty_clients(make_daemon):
+    """50 clients send status without pause over three upgrades: no refused connection, no lost reply."""
+    daemon = make_daemon()
+    names = [f"j{number}" for number in range(10)]
+    for name in names:
+        daemon.job(name, ["sleep", "1000"])
+    daemon.start()
+    for name in names:
+        daemon.wait_state(name, "RUNNING")
+    before = {name: daemon.pids(name) for name in names}
+    starts = {pid: process_start(pid) for pids in before.values() for pid in pids}
+    pid, port = daemon.pid, daemon.port
+    over = threading.Event()
+    failures: list[str] = []
+    asked = [0] * 50
+
+    def keep_asking(number: int) -> None:
+        try:
+            while not over.is_set():
+                # Half of them stay connected, half come anew each time; half by TCP, half by the socket.
+                address = ("127.0.0.1", port) if number % 4 < 2 else daemon.socket
+                with Client(address) as client:
+                    for _ in range(1 if number % 2 else 200):
+                        client.send(query("status", names[number % 10]) * 2)
+                        for _ in range(2):
+                            if client.reply()["response"] != "status":
+                                raise AssertionError("no status")
+                        asked[number] += 2
+        except Exception as error:
+            failures.append(f"client {number}: {error!r}")
+
+    threads = [threading.Thread(target=keep_asking, args=(number,)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    try:
+        for round_number in range(1, 4):
+            assert daemon.ask("upgrade") == {"response": "success"}
+            wait_for(lambda: len(daemon.events("daemon.upgraded")) == round_number)
+            wait_for(
+                lambda: len(daemon.events("watchdog.launched")) == len(names) * (round_number + 1)
+            )
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+    assert failures == []
+    assert all(asked)
+    assert daemon.pid == pid
+    assert daemon.running
+    for name in names:
+        daemon.wait_state(name, "RUNNING")
+    assert {name: daemon.pids(name) for name in names} == before
+    assert {pid: process_start(pid) for pid in starts} == starts
+    assert len(daemon.events("process.started")) == len(names)
+
+
+def test_new_code_that_cannot_start(make_daemon):
+    """The old daemon goes on and says why; nobody was disconnected."""
+    daemon = make_daemon()
+    daemon.job("web", ["sleep", "1000"])
+    daemon.start()
+    pids = daemon.wait_state("web", "RUNNING")["processes"][0]["pid"]
+    with Client(daemon.socket) as client:
+        daemon.configure(prot=7777)
+        reply = client.ask("upgrade")
+        assert reply["response"] == "fail"
+        assert "prot" in reply["error"]
+        assert "goes on" in reply["error"]
+        assert client.status("web")["processes"][0]["pid"] == pids
+        assert daemon.events("daemon.upgrade_failed")
+        daemon.configure()
+        assert client.ask("upgrade")["response"] == "success"
+        assert client.status("web")["processes"][0]["pid"] == pids
+    wait_for(lambda: len(daemon.events("watchdog.launched", job="web")) == 2)
+
+
+def test_shutdown_leaves_jobs(make_daemon):
+    """``shutdown`` with leaveJobs ends the daemon alone; without it everything ends."""
+    daemon = make_daemon()
+    daemon.job("web", ["sleep", "1000"])
+    daemon.start()
+    (pid,) = [one["pid"] for one in daemon.wait_state("web", "RUNNING")["processes"]]
+    assert daemon.ask("shutdown", leaveJobs=True)["response"] == "success"
+    assert daemon.host.wait(daemon.pid) == 0
+    assert process_start(pid) is not None
+    daemon.start()
+    assert daemon.wait_state("web", "RUNNING")["processes"][0]["pid"] == pid
+    assert daemon.ask("shutdown")["response"] == "success"
+    assert daemon.host.wait(daemon.pid) == 0
+    assert process_start(pid) is None
