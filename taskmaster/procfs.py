@@ -77,6 +77,17 @@ def environment(pid: int) -> dict[str, str]:
     }
 
 
+def outputs(pid: int) -> list[str]:
+    """What standard output and error of a process lead to; empty when gone or not ours to look at."""
+    found = []
+    for fd in (1, 2):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
 def children(pid: int) -> list[int]:
     """The direct children of a process, of all its threads; empty when it is gone."""
     if not _has_children_files():

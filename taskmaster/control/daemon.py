@@ -38,6 +38,8 @@ from taskmaster.wire.replies import Reply
 
 #: On top of the longest stopTime: for watchdogs that have to be replaced before they can be told.
 _END_GRACE_S = 20.0
+#: How long a new program waits for all watchdogs to be found again before it goes on with its clients.
+_HEARD_S = 2.0
 
 
 class Daemon:
@@ -130,7 +132,10 @@ class Daemon:
         else:
             self._tell_of_start()
         self._supervisor.reaper.collect()
+        self._supervisor.look_for_stopped()
         self._audit.flush(durable=True)
+
+    def _say_where(self) -> None:
         jobs = len(self._supervisor.jobs)
         self._say.connection(
             f"serving {jobs} job{'s' if jobs != 1 else ''} on {' and '.join(self._server.addresses)}"
@@ -146,6 +151,7 @@ class Daemon:
             jobs=len(self._supervisor.jobs),
             listening=self._server.addresses,
         )
+        self._say_where()
 
     def _listen(self) -> None:
         config = self._config
@@ -257,8 +263,14 @@ class Daemon:
                 durationMs=round((time.monotonic() - self._began + asked.took_s) * 1000, 3),
             )
         self._audit.flush(durable=True)
-        self._take_over(handed)
-        self._supervisor.replace_all()
+
+        def go_on() -> None:
+            self._take_over(handed)
+            self._say_where()
+            self._supervisor.replace_all()
+
+        # Clients are kept waiting, not turned away, until there is something to tell them.
+        self._supervisor.when_heard(go_on, _HEARD_S)
 
     # the end --------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from taskmaster.control.link import Link, Requests
     from taskmaster.control.stops import Stopped
+    from taskmaster.control.witness import Witness
     from taskmaster.eventloop import Timer, Watch
 
 
@@ -52,7 +53,9 @@ class Job:
         self.pipes: dict[str, int] = {}
         self.watchdog: Watchdog | None = None
         self.requests: Requests
-        self.instance = ""
+        self.witness: Witness
+        self.foreign = False
+        self.ledger = ""
         self.noticed_through = 0
         self.statuses: dict[int, ProcessStatus] = {}
         self.since_s: dict[int, str] = {}

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from taskmaster import fifos, syscalls
+from taskmaster import fifos, procfs, syscalls
 from taskmaster.audit import KEYS, AuditLog, Event
 from taskmaster.children import exit_of, reap
 from taskmaster.control import launch, link
@@ -24,6 +24,7 @@ from taskmaster.control.reaper import Reaper
 from taskmaster.control.say import Say
 from taskmaster.control.statedir import StateDirectory
 from taskmaster.control.status import timestamp
+from taskmaster.control.witness import Witness
 from taskmaster.core import backoff
 from taskmaster.eventloop import EventLoop
 from taskmaster.wire.link import (
@@ -37,6 +38,7 @@ from taskmaster.wire.link import (
     Leave,
     Missing,
     Notice,
+    Ping,
     Published,
     Retire,
     ToControl,
@@ -56,6 +58,8 @@ _NOTICES: Final = {
 #: A notice that comes later than this tells when it happened.
 _LATE_S: Final = 1.0
 _SHORT: Final = 1024
+#: How often watchdogs are looked at in /proc: the only thing that wakes a daemon at rest.
+_LOOK_S: Final = 30.0
 #: Why a watchdog leaves that runs an older program.
 REPLACED: Final = "replaced by one of the new program"
 
@@ -89,6 +93,7 @@ class Supervisor:
         self._by_pid: dict[int, tuple[Job, Watchdog]] = {}
         self._to_launch: deque[Job] = deque()
         self._acknowledge: dict[str, int] = {}
+        self._on_heard: Callable[[], None] | None = None
         self._to_replace: deque[tuple[Job, Watchdog | None]] = deque()
         self.reaper = Reaper(self._ended_by_pid)
 
@@ -100,6 +105,7 @@ class Supervisor:
         job.requests = Requests(
             self.loop, self._deadline_s, lambda request: self._late(job, request)
         )
+        job.witness = Witness(self.loop)
         self.jobs[name] = job
         return job
 
@@ -120,6 +126,7 @@ class Supervisor:
             if timer is not None:
                 timer.cancel()
         job.close_pipes(set())
+        job.witness.close()
         if job.directory >= 0:
             os.close(job.directory)
             job.directory = -1
@@ -156,6 +163,21 @@ class Supervisor:
     def unclaimed(self) -> list[str]:
         """Names that have a state folder and are no jobs: something of them may run."""
         return [name for name in self._statedir.jobs() if name not in self.jobs]
+
+    def when_heard(self, then: Callable[[], None], at_most_s: float) -> None:
+        """Call ``then`` once every watchdog has said how things stand, or after so many seconds."""
+
+        def look() -> None:
+            missing = any(job.spec is not None and not job.heard for job in self.jobs.values())
+            if self._on_heard is None or (missing and timer.armed):
+                return
+            self._on_heard = None
+            timer.cancel()
+            then()
+
+        timer = self.loop.call_in(at_most_s, look)
+        self._on_heard = look
+        look()
 
     def replace_all(self) -> None:
         """Have every watchdog replaced by one of this program, one at a time; its processes notice nothing."""
@@ -315,7 +337,7 @@ class Supervisor:
         elif isinstance(message, Notice):
             self._noticed(job, message)
         elif isinstance(message, Missing):
-            self._missing(job, watchdog, message)
+            self._missing(job, message)
         else:
             self._hello(job, watchdog, message)
 
@@ -324,8 +346,8 @@ class Supervisor:
             self._kill(job, watchdog, f"it says it is of job {message.job[:64]!r}")
             return
         watchdog.attached_at = self.loop.now()
-        if message.instance != job.instance:
-            job.instance, job.noticed_through = message.instance, 0
+        if message.ledger != job.ledger:
+            job.ledger, job.noticed_through = message.ledger, 0
         if job.removing:
             return  # what it runs is to be stopped, whatever its definition is
         if message.sha256 != job.sha256 or watchdog.process is None:
@@ -339,12 +361,18 @@ class Supervisor:
                 if held is not None:
                     os.close(held)
         job.publish(message)
+        # Once such a watchdog was met, its processes are nobody's here, whoever watches them later.
+        job.foreign = job.foreign or watchdog.process is None
+        if job.foreign:
+            job.witness.watch(job.statuses.values())
         if first:
             job.trouble = ""
             if job.removing:
                 watchdog.leaving = watchdog.leaving or "removed"
             for request in job.requests.waiting():
                 self._send(job, request)
+            if self._on_heard is not None:
+                self._on_heard()
             on_attached, job.on_attached = job.on_attached, None
             if on_attached is not None:
                 on_attached()
@@ -383,9 +411,20 @@ class Supervisor:
                 job.watchdog.link.send(Acknowledge(through))
         self._acknowledge.clear()
 
-    def _missing(self, job: Job, watchdog: Watchdog, message: Missing) -> None:
+    def _missing(self, job: Job, message: Missing) -> None:
         ended, status = self.reaper.status_of(message.pid, message.start)
-        if not ended or watchdog.link is None:
+        if not ended:
+            return
+        if status is None and job.witness.ask(
+            message.pid, message.start, lambda found: self._tell_exit(job, message, found)
+        ):
+            return
+        self._tell_exit(job, message, status)
+
+    def _tell_exit(self, job: Job, message: Missing, status: int | None) -> None:
+        """Give a watchdog the answer to Missing; whichever has the job by then can use it."""
+        watchdog = job.watchdog
+        if watchdog is None or watchdog.link is None:
             return
         if status is not None:
             code, by_signal = exit_of(status)
@@ -519,31 +558,47 @@ class Supervisor:
         if watchdog is None or not request.sent:
             why = job.trouble or "its watchdog is being started"
             return f'Job "{job.name}": not begun within {self._deadline_s:g} s: {why}.'
-        if not job.silent:
-            job.silent = True
-            self._audit.record(
-                Event.WATCHDOG_UNRESPONSIVE,
-                job=job.name,
-                pid=watchdog.pid,
-                silentS=self._deadline_s,
-            )
-            rest_s = self._timeout_s - self._deadline_s
-            job.trouble = (
-                f"its watchdog (pid {watchdog.pid}) does not answer; its processes run on; "
-                f"it is replaced after {self._timeout_s:g} s"
-            )
-            self._say.error(f"job {job.name}: {job.trouble}")
-
-            def over() -> None:
-                job.silence_timer = None
-                if job.watchdog is watchdog and job.silent:
-                    self._kill(job, watchdog, f"silent for {self._timeout_s:g} s")
-
-            job.silence_timer = self.loop.call_in(rest_s, over)
+        self._silent(job, watchdog, self._deadline_s)
         return (
             f'Job "{job.name}": its watchdog (pid {watchdog.pid}) did not answer within '
             f"{self._deadline_s:g} s; what was asked may still be done when it does."
         )
+
+    def _silent(self, job: Job, watchdog: Watchdog, silent_s: float) -> None:
+        """A watchdog does not answer: it is given the rest of its time, then it is replaced."""
+        if job.silent:
+            return
+        job.silent = True
+        self._audit.record(
+            Event.WATCHDOG_UNRESPONSIVE, job=job.name, pid=watchdog.pid, silentS=silent_s
+        )
+        job.trouble = (
+            f"its watchdog (pid {watchdog.pid}) does not answer; its processes run on; "
+            f"it is replaced after {self._timeout_s:g} s"
+        )
+        self._say.error(f"job {job.name}: {job.trouble}")
+
+        def over() -> None:
+            job.silence_timer = None
+            if job.watchdog is watchdog and job.silent:
+                self._kill(job, watchdog, f"silent for {self._timeout_s:g} s")
+
+        job.silence_timer = self.loop.call_in(self._timeout_s - silent_s, over)
+
+    def look_for_stopped(self) -> None:
+        """Notice watchdogs that were stopped (SIGSTOP, a debugger) while nobody asked them anything.
+
+        One that is asked after this, and answers, has recovered.
+        """
+        for job in self.jobs.values():
+            watchdog = job.watchdog
+            if watchdog is None or job.silent or watchdog.link is None:
+                continue
+            status = procfs.stat(watchdog.pid)
+            if status is not None and status.state in "Tt":
+                self._silent(job, watchdog, 0.0)
+                watchdog.link.send(Ping(0))
+        self.loop.call_in(_LOOK_S, self.look_for_stopped)
 
     def _recovered(self, job: Job, watchdog: Watchdog) -> None:
         self._not_silent(job)

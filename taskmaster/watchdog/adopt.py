@@ -7,9 +7,15 @@ zombie is asked for: whoever was its parent by then (the control plane, as subre
 
 from __future__ import annotations
 
+import os
+
+from taskmaster import fifos, procfs
 from taskmaster.core import backoff, lifecycle
 from taskmaster.core.events import Spawned, Timer
-from taskmaster.core.lifecycle import TIMER_OF, Phase
+from taskmaster.core.lifecycle import TIMER_OF, Phase, Process
+from taskmaster.core.spec import MAX_PROCESSES
+from taskmaster.core.states import Desired
+from taskmaster.watchdog.family import INSTANCE_VARIABLE
 from taskmaster.watchdog.place import Place
 from taskmaster.watchdog.record import StateRecord
 from taskmaster.watchdog.runner import Runner
@@ -31,6 +37,37 @@ def adopt(runner: Runner, found: StateRecord) -> None:
         else:
             _go_on(runner, place)
     runner.mark_dirty()
+
+
+def without_record(runner: Runner) -> None:
+    """Adopt what runs of the job although there is no record that could be used.
+
+    The kernel's word instead: a session leader whose standard output or error is a pipe of this very job, in
+    this very state directory. Nothing else is touched, whatever its environment or its name say.
+    """
+    state = os.readlink(f"/proc/self/fd/{runner.directory}")
+    pipes = {
+        f"{state}/{fifos.name(number, stream)}": number
+        for number in range(MAX_PROCESSES)
+        for stream in fifos.STREAMS
+    }
+    for pid in procfs.everyone():
+        status = procfs.stat(pid)
+        if status is None or status.dead or status.session != pid:
+            continue
+        number = next((pipes[end] for end in procfs.outputs(pid) if end in pipes), None)
+        if number is None or number in runner.places:
+            continue
+        instance = procfs.environment(pid).get(INSTANCE_VARIABLE, "")
+        if instance:
+            runner.of_instance(instance)
+        place = runner.place(number)
+        place.pid, place.start, place.session = pid, status.start, pid
+        place.process = Process(Phase.RUNNING, Desired.UP)
+        runner.family.has_strangers = True
+        runner.captures.resume(number, runner.spec)
+        runner.resume = lambda place: resume(runner, place)
+        _take(runner, place)
 
 
 def _take(runner: Runner, place: Place) -> None:

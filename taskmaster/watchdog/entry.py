@@ -104,6 +104,7 @@ def _serve(launch: Launch) -> int:
         found = record.read(launch.directory, launch.spec.job, procfs.boot_id())
     except record.UnusableRecord as error:
         service.unusable_record(str(error))
+        adopt.without_record(service.runner)
         found = None
     if found is not None:
         adopt.adopt(service.runner, found)

@@ -61,12 +61,14 @@ class NoticeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StateRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a replacement needs. ``instance`` is in the environment of every process of the job."""
+    """Everything a replacement needs. ``instance`` is in the environment of every process of the job,
+    ``ledger`` names the row of notices that ``next_notice`` counts."""
 
     format: int
     job: str
     boot_id: str
     instance: str
+    ledger: str
     spec: JobSpec
     sha256: str
     gaps: int

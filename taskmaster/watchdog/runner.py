@@ -75,6 +75,7 @@ class Runner:
         self.spec = spec
         self.sha256 = sha256
         self.instance = os.urandom(8).hex()
+        self.ledger = os.urandom(8).hex()
         self.places: dict[int, Place] = {}
         self.notices = Notices()
         self.captures = Captures(loop, directory, logs, null, self._dropped)
@@ -479,6 +480,7 @@ class Runner:
             job=self.spec.job,
             boot_id=procfs.boot_id(),
             instance=self.instance,
+            ledger=self.ledger,
             spec=self.spec,
             sha256=self.sha256,
             gaps=int(self.family.has_strangers),
@@ -567,10 +569,15 @@ class Runner:
         """Whether nothing of the job lives and nothing is about to."""
         return all(place.phase in lifecycle.IDLE for place in self.places.values())
 
+    def of_instance(self, instance: str) -> None:
+        """Go by the mark that processes which run already have in their environment."""
+        self.instance = instance
+        self.family = Family(instance)
+
     def adopted(self, found: StateRecord) -> None:
         """Take over identity, definition and notices from the record of a dead watchdog."""
-        self.instance = found.instance
-        self.family = Family(found.instance)
+        self.of_instance(found.instance)
+        self.ledger = found.ledger
         self.spec, self.sha256 = found.spec, found.sha256
         self.notices = Notices(found.notices, found.next_notice)
 

@@ -102,10 +102,10 @@ class Ping(msgspec.Struct, tag="ping", frozen=True):
 
 class Hello(msgspec.Struct, tag="hello", frozen=True):
     """First on every link: who speaks, which definition it runs, and since when it counts its notices
-    (``instance``: another one begins with another state record)."""
+    (``ledger``: another one counts from 1 again)."""
 
     job: str
-    instance: str
+    ledger: str
     pid: int
     sha256: str
     adopted: int = 0

@@ -20,11 +20,13 @@ from taskmaster.core.events import (
     Stop,
     Timer,
 )
-from taskmaster.core.lifecycle import BUSY_LOOP_S, KILL_AGAIN_S, Phase
+from taskmaster.core.lifecycle import Phase, forgiven
 from taskmaster.core.spec import RestartPolicy
 from taskmaster.core.states import Desired
 
 NEVER, UNEXPECTED, ALWAYS = RestartPolicy
+#: Seconds between one SIGKILL and the next, where the first has not emptied the place.
+KILL_AGAIN_S = 2.0
 #: The delays of repeated attempts, seconds, at the middle of the jitter.
 DOUBLING = [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
@@ -117,14 +119,14 @@ def test_failed_starts_end_in_fatal(restart, times, delays, way):
     assert host.phase is Phase.FATAL
 
 
-def test_a_success_breaks_the_row():
+@pytest.mark.parametrize("start_time_s", [0, 1])
+def test_a_success_breaks_the_row(start_time_s):
     """Failed starts are counted in a row: two, a time in RUNNING, two more are no three."""
-    host = Host(spec(restart_times=3))
+    host = Host(spec(restart_times=3, start_time_s=start_time_s))
 
     def fail_twice():
         for _ in range(2):
-            host.tell(Spawned())
-            host.end(after_s=0.5)
+            host.fail()
             assert host.phase is Phase.BACKOFF
             host.fire()
 
@@ -181,8 +183,8 @@ END_OF_A_RUNNING_ONE = [
     (UNEXPECTED, True, 5, Phase.EXITED, 0),
     (UNEXPECTED, False, 5, Phase.SPAWNING, 1),
     (ALWAYS, True, 5, Phase.SPAWNING, 0),
-    (ALWAYS, True, BUSY_LOOP_S, Phase.SPAWNING, 0),
-    (ALWAYS, True, BUSY_LOOP_S / 2, Phase.SPAWNING, 1),
+    (ALWAYS, True, 1.0, Phase.SPAWNING, 0),
+    (ALWAYS, True, 0.999, Phase.SPAWNING, 1),
     (ALWAYS, False, 5, Phase.SPAWNING, 1),
 ]
 
@@ -234,6 +236,7 @@ def test_one_shot(normal, phase):
     host.tell(Start(), Spawned())
     host.end(normal, after_s=0.1)
     assert (host.phase, host.effects) == (phase, (Disarm(),))
+    assert host.process.failures == (0 if normal else 1)
     assert host.wait_s == math.inf
 
 
@@ -370,6 +373,18 @@ def test_an_administrator_s_start_is_a_clean_slate():
     assert host.effects == (Spawn(),)
     host.fail()
     assert (host.phase, host.wait_s) == (Phase.BACKOFF, pytest.approx(backoff.FIRST_S))
+
+
+def test_forgiven():
+    """Forgiving clears what is held against a process and moves nothing else."""
+    host = Host(spec(restart_times=-1))
+    for _ in range(3):
+        host.run()
+        host.end(after_s=5)
+    host.fail()
+    process = forgiven(host.process)
+    assert (process.failures, process.crashes) == (0, 0)
+    assert (process.phase, process.desired, process.urgent) == (Phase.BACKOFF, Desired.UP, False)
 
 
 def test_start_of_what_runs_changes_nothing():

@@ -92,6 +92,13 @@ def test_values_are_frozen():
                 setattr(event, name, getattr(event, name))
 
 
+def test_the_first_value():
+    """A process of which nothing is known yet is STOPPED, unwanted, and nothing is held against it."""
+    assert Process() == Process(Phase.STOPPED, Desired.DOWN, 0, 0, False)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"phase":"STOPPED","desired":"DOWN","other":1}', type=Process)
+
+
 def closure(world, spec):
     """Every move the world makes from ``world`` on when nobody commands anything."""
     seen, ahead, moves = {world}, [world], []
@@ -114,6 +121,8 @@ def test_stop_and_kill_settle_in_stopped(spec):
         for command in (c for c in COMMANDS if not isinstance(c, Start)):
             first, effects = world.after(command, spec)
             assert first.process.desired is Desired.DOWN
+            if first.place is not Place.FORKED:
+                assert (first.process.failures, first.process.crashes) == (0, 0)
             signals = [e for e in effects if isinstance(e, (SignalStop, KillAll))]
             if first.place is Place.EMPTY:
                 assert signals == []

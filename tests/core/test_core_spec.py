@@ -157,7 +157,7 @@ def test_expand_reads_from_left_to_right(text, number):
         ({"stderr_to_stdout": True, "stderr": None}, "stderr", "3_stdout.log"),
         ({"stderr_to_stdout": True, "stdout": None}, "stderr", None),
         ({"stdout": "out.log"}, "stdout", "out.log"),
-        ({"stdout": "out.log", "proc_nr": 4}, "stdout", "3_out.log"),
+        ({"stdout": "out.log", "proc_nr": 2}, "stdout", "3_out.log"),
         ({"stdout": "/var/log/web/out.log", "proc_nr": 4}, "stdout", "/var/log/web/3_out.log"),
         ({"stdout": "/out", "proc_nr": 4}, "stdout", "/3_out"),
         ({"stdout": "a/b/out.log", "proc_nr": 4}, "stdout", "a/b/3_out.log"),

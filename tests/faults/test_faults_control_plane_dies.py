@@ -127,3 +127,34 @@ def test_a_stopped_job_stays_stopped(make_daemon):
     daemon.stop()
     daemon.start()
     daemon.wait_state("web", "RUNNING")
+
+
+def test_exit_status_of_a_stranger_in_the_gap(make_daemon, tmp_path):
+    """A watchdog older than its daemon dies, then its process exits with 7 before a replacement is there."""
+    daemon = make_daemon()
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    daemon.job("seven", ["/bin/sh", "-c", f"read x < {gate}; exit 7"], restart="never")
+    daemon.start()
+    daemon.wait_state("seven", "RUNNING")
+    daemon.kill()
+    daemon.start()
+    status = daemon.wait_state("seven", "RUNNING")
+    (pid,) = daemon.pids("seven")
+    os.kill(daemon.pid, signal.SIGSTOP)
+    os.kill(status["watchdog"]["pid"], signal.SIGKILL)
+    gate.write_text("go\n")
+    wait_for(lambda: process_start(pid) is None)
+    os.kill(daemon.pid, signal.SIGCONT)
+    status = daemon.wait_state("seven", "EXITED")
+    if not kernel_tells_exits():
+        assert daemon.events("process.unknown_exit", job="seven")
+        return
+    assert status["processes"][0]["exitCode"] == 7
+    wait_for(lambda: daemon.events("process.exited", job="seven", exitCode=7))
+
+
+def kernel_tells_exits() -> bool:
+    """Whether a pidfd tells how a process ended that somebody else has reaped (Linux 6.15)."""
+    major, minor = (int(part) for part in os.uname().release.split(".")[:2])
+    return (major, minor) >= (6, 15)

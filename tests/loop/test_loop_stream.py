@@ -233,6 +233,27 @@ def test_closed_by_the_one_who_is_served(peers: Callable[..., Peers], until: Unt
     assert one.peer.recv(1) == b""
 
 
+def test_read_out(peers: Callable[..., Peers], loop: EventLoop) -> None:
+    """What a peer sent before it died is delivered to the last whole frame, in one go, without the loop."""
+    one = peers()
+    expected = [b'{"n":%d,"x":"%s"}' % (n, b"x" * (n % 700)) for n in range(400)]
+    one.peer.setblocking(False)
+    one.peer.sendall(b";;".join(expected) + b";;{half")
+    one.peer.close()
+    one.stream.read_out()
+    assert one.frames == expected
+    assert one.closed == ["closed by peer"]
+    broken = peers()
+    broken.peer.sendall(b"{};;no frame;;{};;")
+    broken.stream.read_out()
+    assert (broken.frames, len(broken.broken), broken.closed) == ([b"{}"], 1, ["closed by peer"])
+    ended = peers()
+    ended.on_frame = lambda frame: ended.stream.close("enough")
+    ended.peer.sendall(b"{};;{};;")
+    ended.stream.read_out()
+    assert (ended.frames, ended.closed) == ([b"{}"], ["enough"])
+
+
 # sending ------------------------------------------------------------------------------------------
 
 
@@ -371,7 +392,11 @@ def test_a_reset_is_an_ordinary_end(
 )
 @pytest.mark.parametrize("call", ["read", "write"])
 def test_whatever_the_network_says_ends_only_this_connection(
-    peers: Callable[..., Peers], until: Until, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+    peers: Callable[..., Peers],
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    call: str,
 ) -> None:
     """A router that drops a client must not be able to end the daemon."""
     one = peers()

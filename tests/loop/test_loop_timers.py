@@ -76,7 +76,9 @@ def test_any_history_of_timers(history: list[tuple[str, int, int]]) -> None:
         if what == "arm":
             for _ in range(first):
                 number = len(timers)
-                timers.append(timed.loop.call_in(second, lambda number=number: fired.append(number)))
+                timers.append(
+                    timed.loop.call_in(second, lambda number=number: fired.append(number))
+                )
                 pending[number] = timed.clock.time + second
         elif what == "cancel":
             for number in range(first, min(first + second, len(timers))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import pty
 import random
@@ -57,7 +58,7 @@ def check_files(folder: Path, limit: int) -> None:
     found = files(folder)
     assert sorted(found) == list(range(len(found)))
     newest_first = [found[number] for number in range(len(found))]
-    for newer, older in zip(newest_first, newest_first[1:]):  # noqa: B905 - neighbours
+    for newer, older in itertools.pairwise(newest_first):
         assert older.endswith(b"\n")
         assert older.rfind(b"\n", 0, -1) + 1 <= limit
         assert len(older) + len(newer.partition(b"\n")[0]) + 1 > limit
@@ -81,10 +82,17 @@ Block = st.integers(1, 30) | st.integers(1, 20_000)
     restart=st.booleans(),
 )
 def test_any_lines_in_any_blocks(
-    lines: list[int], blocks: list[int], limits: list[int], turns: list[bool], tail: int, restart: bool
+    lines: list[int],
+    blocks: list[int],
+    limits: list[int],
+    turns: list[bool],
+    tail: int,
+    restart: bool,
 ) -> None:
     """Lines shorter and longer than the limit, written in blocks that end anywhere; pumped now and then."""
-    text = b"".join(b"%d:" % n + b"x" * length + b"\n" for n, length in enumerate(lines)) + b"t" * tail
+    text = (
+        b"".join(b"%d:" % n + b"x" * length + b"\n" for n, length in enumerate(lines)) + b"t" * tail
+    )
     with tempfile.TemporaryDirectory() as place:
         folder, state = Path(place, "log"), Path(place, "state")
         folder.mkdir()
@@ -189,11 +197,13 @@ def test_a_new_file_is_not_for_everybody(pump: MakePump, folder: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}
 
 
-@pytest.mark.parametrize("size", [1, 100, 300])
-def test_closing_moves_all_that_is_left(pump: MakePump, folder: Path, size: int) -> None:
+@pytest.mark.parametrize(("size", "lines"), [(1, 100), (100, 400), (300, 1000)])
+def test_closing_moves_all_that_is_left(
+    pump: MakePump, folder: Path, size: int, lines: int
+) -> None:
     """The job has ended, its pipe is full, files are small: every line of it is in a file at the end."""
     one = pump(size)
-    text = numbered(0, 1000)
+    text = numbered(0, lines)
     os.write(one.job, text)
     assert one.waiting() == len(text)
     one.close()

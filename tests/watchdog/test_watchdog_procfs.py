@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import select
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -245,9 +247,8 @@ def test_tee() -> None:
     assert os.read(source[0], 100) == b"some words"
     os.set_blocking(into[1], False)
     os.write(source[1], b"more")
-    with pytest.raises(BlockingIOError):
-        while True:
-            os.write(into[1], b"x" * 4096)
+    while select.select([], [into[1]], [], 0)[1]:
+        os.write(into[1], b"x" * 4096)
     with pytest.raises(BlockingIOError):
         syscalls.tee(source[0], into[1], 100)
     with pytest.raises(OSError, match="tee: Invalid argument"):
@@ -270,3 +271,31 @@ def test_a_name_in_threads() -> None:
     thread.join()
     assert names == ["other\n"]
     assert procfs.name(os.getpid()) == before
+
+
+def test_who_listens(tmp_path: Path) -> None:
+    """The process behind a Unix socket is known before a word is exchanged, by who called listen."""
+    listening, connecting = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "socket"))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            listening.listen()
+            signal.pause()
+        finally:
+            os._exit(1)
+
+    def connected() -> bool:
+        try:
+            connecting.connect(str(tmp_path / "socket"))
+        except ConnectionRefusedError:
+            return False  # it does not listen yet
+        return True
+
+    try:
+        wait_for(connected)
+        assert syscalls.peer_pid(connecting) == pid
+    finally:
+        killed(pid)
+        listening.close()
+        connecting.close()

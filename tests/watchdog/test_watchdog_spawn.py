@@ -198,9 +198,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_that_fails_is_named(
-    directory: int, state: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_step_that_fails_is_named(directory: int, state: Path, tmp_path: Path, name: str) -> None:
     """The step, what it was tried on, the system's words; the status is 127 and nothing has run."""
     for file, content, mode in (
         ("plain", "#!/bin/sh\n", 0o644),
@@ -445,9 +443,7 @@ def test_it_is_found_through_the_path_of_the_job(directory: int, tmp_path: Path)
         program.write_text(f'#!/bin/sh\necho {text} "$0" "$@" > {tmp_path}/said\n')
         program.chmod(mode)
     path = f"/nonexistent:{tmp_path}/a:{tmp_path}/b:{tmp_path}/c"
-    wanted = plan(
-        directory, "my-program", "%n", "100%%", "a b", number=7, env=(("PATH", path),)
-    )
+    wanted = plan(directory, "my-program", "%n", "100%%", "a b", number=7, env=(("PATH", path),))
     assert ended(executed(forked(wanted))) == 0
     said = (tmp_path / "said").read_text()
     assert said == f"b {tmp_path}/b/my-program 7 100% a b\n"

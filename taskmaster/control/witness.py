@@ -1,0 +1,78 @@
+"""Exit statuses of processes that are neither ours nor, any more, their watchdog's.
+
+A watchdog that outlived the daemon it was born to is a child of init, and when it dies so are its
+processes: init reaps them and their statuses are gone, but for who holds a pidfd (``PIDFD_GET_INFO``, Linux
+6.15). So for such watchdogs, and only for them, the daemon holds one of each process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from taskmaster import procfs, syscalls
+from taskmaster.eventloop import EventLoop, Watch
+from taskmaster.wire.link import ProcessStatus
+
+#: Told: the wait status, or None where the kernel does not tell.
+Told = Callable[[int | None], None]
+
+
+class Witness:
+    """The pidfds held for the processes of one job."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._held: dict[tuple[int, int], int] = {}
+
+    def watch(self, statuses: Iterable[ProcessStatus]) -> None:
+        """Hold exactly these processes, and those that ended and were not asked about yet."""
+        wanted = {
+            (one.pid, one.start)
+            for one in statuses
+            if one.pid is not None and one.start is not None
+        }
+        for gone in self._held.keys() - wanted:
+            os.close(self._held.pop(gone))
+        for pid, start in wanted - self._held.keys():
+            self._hold(pid, start)
+
+    def _hold(self, pid: int, start: int) -> None:
+        try:
+            held = os.pidfd_open(pid)
+        except OSError:
+            return  # gone, or no descriptors: its end may be told as unknown then
+        status = procfs.stat(pid)
+        if status is None or status.start != start:
+            os.close(held)
+        else:
+            self._held[pid, start] = held
+
+    def ask(self, pid: int, start: int, told: Told) -> bool:
+        """Have ``told`` called with how a process ended, at once or when it has been reaped.
+
+        False where it is not held.
+        """
+        held = self._held.pop((pid, start), None)
+        if held is None:
+            return False
+        status = syscalls.pidfd_exit_status(held)
+        if status is not None or procfs.stat(pid) is None:
+            os.close(held)
+            told(status)
+            return True
+
+        def reaped() -> None:
+            self._loop.unwatch(watch)
+            status = syscalls.pidfd_exit_status(held)
+            os.close(held)
+            told(status)
+
+        watch: Watch = self._loop.watch(held, None, reaped)
+        return True
+
+    def close(self) -> None:
+        """Let go of all."""
+        for held in self._held.values():
+            os.close(held)
+        self._held.clear()
