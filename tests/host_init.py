@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 
 def say(*what: object) -> None:
@@ -33,8 +34,12 @@ def reap(daemons: set[int]) -> None:
 
 def start(argv: list[str], messages: str) -> int:
     pid = os.fork()
-    if pid:
-        return pid
+    if not pid:
+        become(argv, messages)
+    return pid
+
+
+def become(argv: list[str], messages: str) -> NoReturn:
     os.setsid()
     log = os.open(messages, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     null = os.open("/dev/null", os.O_RDONLY)

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,14 @@ def query(command: str, job: str | None = None, **fields: Any) -> bytes:
 
 
 class Host:
-    """The init of a small host (``host_init.py``): it starts daemons and inherits and reaps all orphans."""
+    """The init of a small host (``host_init.py``): it starts daemons and inherits and reaps all orphans.
 
-    def __init__(self) -> None:
+    ``prefix``: a command that ends in executing what follows, to start it in a namespace or as another user.
+    """
+
+    def __init__(self, prefix: Sequence[str] = ()) -> None:
         self._init = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("host_init.py"))],
+            [*prefix, sys.executable, str(Path(__file__).with_name("host_init.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -193,9 +196,9 @@ class Host:
 
 
 class Daemon:
-    """One taskmasterd on a host of its own. Its jobs are files in ``jobs``; ``config`` adds to its configuration."""
+    """One taskmasterd on a host of its own. Its jobs are files in ``jobs``; ``config`` adds to its config."""
 
-    def __init__(self, folder: Path, **config: Any) -> None:
+    def __init__(self, folder: Path, prefix: Sequence[str] = (), **config: Any) -> None:
         self.folder = folder
         self.jobs = folder / "jobs"
         self.logs = folder / "log"
@@ -206,7 +209,7 @@ class Daemon:
         self.messages = folder / "messages"
         self.jobs.mkdir(mode=0o700, exist_ok=True)
         self.configure(**config)
-        self.host = Host()
+        self.host = Host(prefix)
         self.pid = 0
         self._clients: list[Client] = []
 

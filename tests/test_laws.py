@@ -144,7 +144,8 @@ LAWS = {
                 {"taskmaster.watchdog.entry", "taskmaster.control", "taskmaster.core"}
                 | {"taskmaster.wire", "taskmaster.config", "taskmaster.audit", "taskmaster.errors"}
                 | {"taskmaster.eventloop", "taskmaster.stream", "taskmaster.syscalls"}
-                | {"taskmaster.procfs", "taskmaster.fifos", "taskmaster.__version__"}
+                | {"taskmaster.procfs", "taskmaster.fifos", "taskmaster.children"}
+                | {"taskmaster.__version__"}
             ),
             of="taskmaster",
         ),

@@ -24,7 +24,7 @@ from taskmaster.watchdog.runner import Runner
 def adopt(runner: Runner, found: StateRecord) -> None:
     """Make the recorded places those of ``runner`` and go on where the dead watchdog was."""
     runner.adopted(found)
-    runner.resume = lambda place: resume(runner, place)
+    runner.endings.resume = lambda place: resume(runner, place)
     # Also where nothing seems to run: what a process left behind is nobody's child of ours.
     runner.family.has_strangers = bool(found.gaps or found.places)
     for recorded in found.places:
@@ -66,17 +66,17 @@ def without_record(runner: Runner) -> None:
         place.process = Process(Phase.RUNNING, Desired.UP)
         runner.family.has_strangers = True
         runner.captures.resume(number, runner.spec)
-        runner.resume = lambda place: resume(runner, place)
+        runner.endings.resume = lambda place: resume(runner, place)
         _take(runner, place)
 
 
 def _take(runner: Runner, place: Place) -> None:
     try:
-        alive = runner.hold(place)
+        alive = runner.endings.hold(place)
     except OSError:
         alive = False  # no descriptor to be had: asked about as if gone, and found alive after the grace
     if not alive:
-        runner.missing(place)
+        runner.endings.missing(place)
         return
     resume(runner, place)
 

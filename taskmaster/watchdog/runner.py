@@ -9,55 +9,45 @@ the kernel is in it too. If it cannot be written, nothing is started and nothing
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable
 from typing import Final
 
-from taskmaster import procfs, syscalls
+from taskmaster import procfs
 from taskmaster.core import lifecycle
 from taskmaster.core.events import (
     Arm,
     Disarm,
     Effect,
     Event,
-    Exited,
     KillAll,
     SignalStop,
     Spawn,
-    Spawned,
-    SpawnFailed,
-    Start,
-    Stop,
     TimerFired,
 )
 from taskmaster.core.events import Timer as TimerKind
 from taskmaster.core.lifecycle import Phase
 from taskmaster.core.spec import JobSpec
-from taskmaster.core.states import Desired
 from taskmaster.eventloop import EventLoop, Timer
 from taskmaster.watchdog import process, record
 from taskmaster.watchdog.captures import Captures
+from taskmaster.watchdog.endings import Endings
 from taskmaster.watchdog.family import Family
 from taskmaster.watchdog.notices import Notices
 from taskmaster.watchdog.place import Place
 from taskmaster.watchdog.record import StateRecord
 from taskmaster.watchdog.signalling import Signalling
+from taskmaster.watchdog.spawning import Spawning
 
-#: Forked before the loop gets its turn: 1000 at once would leave it deaf for over a second.
-_FORKS_A_TURN: Final = 16
 #: How soon a state record that could not be written is tried again, seconds.
 _RECORD_AGAIN_S: Final = 1.0
-#: How long the control plane may take to say how a process ended before it counts as unknown, seconds.
-_GRACE_S: Final = 2.0
 
 
 class Runner:
     """All places of one job.
 
-    ``null``: a descriptor of /dev/null; ``logs``: the job's log folder. ``ask`` asks the control plane how a
-    process that is not our child ended; it says whether it could be asked. ``settled`` is called at the
-    end of each commit.
+    ``null``: a descriptor of /dev/null; ``logs``: the job's log folder; ``limits``: rlimits for the processes.
+    ``settled`` is called at the end of each commit.
     """
 
     def __init__(
@@ -81,20 +71,13 @@ class Runner:
         self.captures = Captures(loop, directory, logs, null, self._dropped)
         self.family = Family(self.instance)
         self.signalling = Signalling(self)
+        self.spawning = Spawning(self, limits)
+        self.endings = Endings(self)
         self.dropped_bytes = 0
         self.removed: list[int] = []
-        self.ask: Callable[[Place], bool] = lambda place: False
         self.settled: Callable[[], None] = lambda: None
-        #: Go on with a living process that was adopted.
-        self.resume: Callable[[Place], None] = lambda place: None
-        #: Told of each start that failed: the place and the words.
-        self.start_failed: Callable[[Place, str], None] = lambda place, words: None
-        self._limits = limits
         self._dirty = True
-        self._to_reap: list[int] = []
-        self._reported: list[Place] = []
         self._record_timer: Timer | None = None
-        self._record_failed = ""
         self._retired = False
 
     # events -------------------------------------------------------------------------------------
@@ -173,272 +156,20 @@ class Runner:
             place.timer = None
         place.due_at = None
 
-    # the ends of processes ----------------------------------------------------------------------
-
-    def hold(self, place: Place) -> bool:
-        """Watch the place's process by a pidfd; False where it is gone already. Raises OSError (EMFILE)."""
-        assert place.pid is not None
-        try:
-            held = os.pidfd_open(place.pid)
-        except ProcessLookupError:
-            return False
-        status = procfs.stat(place.pid)
-        if status is None or status.start != place.start:
-            os.close(held)
-            return False
-        place.held = held
-        place.watch = self.loop.watch(held, lambda: self._readable(place))
-        return True
-
-    def let_go(self, place: Place) -> None:
-        """Stop watching the process."""
-        if place.watch is not None:
-            self.loop.unwatch(place.watch)
-            place.watch = None
-        if place.held >= 0:
-            os.close(place.held)
-            place.held = -1
-        if place.grace is not None:
-            place.grace.cancel()
-            place.grace = None
-
-    def _readable(self, place: Place) -> None:
-        assert place.pid is not None
-        if not place.own_child:
-            self.missing(place)
-            return
-        status = process.peek(place.pid)
-        if status is not None:
-            self.ended(place, status)
-
-    def missing(self, place: Place) -> None:
-        """A process that is not our child has ended: find out how, from the kernel or the control plane."""
-        if place.held >= 0:
-            status = syscalls.pidfd_exit_status(place.held)
-            if status is not None:
-                self.ended(place, status)
-                return
-            # Not reaped yet: its reaping is a hang-up of the pidfd, and then the kernel tells (6.15).
-            assert place.watch is not None
-            self.loop.change(place.watch, None, lambda: self._reaped(place))
-        place.asking = True
-        if place.grace is None:
-            place.grace = self.loop.call_in(_GRACE_S, lambda: self._nobody_knows(place))
-        self.ask(place)
-
-    def _reaped(self, place: Place) -> None:
-        assert place.watch is not None
-        status = syscalls.pidfd_exit_status(place.held)
-        if status is not None:
-            self.ended(place, status)
-        else:
-            # A kernel that does not tell; a hang-up that stays would wake the loop without end.
-            self.loop.unwatch(place.watch)
-            place.watch = None
-
-    def handed_over(self, pid: int, start: int, status: int | None) -> None:
-        """The control plane's answer to ``ask``."""
-        for place in self.places.values():
-            if place.asking and place.pid == pid and place.start == start:
-                if status is not None:
-                    self.ended(place, status)
-                elif place.held < 0 or place.watch is None:
-                    self._nobody_knows(place)
-                return
-
-    def _nobody_knows(self, place: Place) -> None:
-        if not place.asking:
-            return
-        if place.grace is not None:
-            place.grace.cancel()
-            place.grace = None
-        assert place.pid is not None
-        status = procfs.stat(place.pid)
-        if place.held < 0 and status is not None and status.start == place.start:
-            if not status.dead:
-                self._found_alive(place)
-                return
-            if status.ppid == os.getppid():
-                # A zombie of the control plane, which is busy: it has the status, so it is worth waiting.
-                place.grace = self.loop.call_in(_GRACE_S, lambda: self._nobody_knows(place))
-                return
-        self.ended(place, None)
-
-    def _found_alive(self, place: Place) -> None:
-        """Only the descriptor to hold it by had been missing; it is tried for until there is one."""
-        try:
-            held = self.hold(place)
-        except OSError:
-            held = False
-        if held:
-            place.asking = False
-            self.resume(place)
-        else:
-            place.grace = self.loop.call_in(_GRACE_S, lambda: self._nobody_knows(place))
-
-    def ended(self, place: Place, status: int | None) -> None:
-        """The place's process has ended with this wait status; None where nobody can say."""
-        pid = place.pid
-        assert pid is not None
-        self.family.look_again()
-        self.let_go(place)
-        place.asking = False
-        if place.own_child:
-            self._to_reap.append(pid)
-            place.own_child = False
-        if place.phase is Phase.SPAWNING and not self._was_executed(place, status):
-            return
-        self.captures.drain(place.number)
-        uptime_s = self.loop.now() - (place.up_at or self.loop.now())
-        code, by_signal = (None, None) if status is None else process.exit_of(status)
-        place.exit_code, place.exit_signal = code, by_signal
-        place.exit_unknown = status is None
-        place.pid = place.start = place.up_at = None
-        self.touch(place)
-        expected = self.spec.is_normal(code, by_signal)
-        if status is None:
-            self.notice(place, "process.unknown_exit", pid=pid, uptime=round(uptime_s, 3))
-        else:
-            self.notice(
-                place,
-                "process.exited",
-                pid=pid,
-                exitCode=code,
-                signal=by_signal,
-                uptime=round(uptime_s, 3),
-                expected=expected,
-            )
-        if place.phase is Phase.STOPPING:
-            place.ended = True
-            self.signalling.check(place)
-            return
-        place.left = self.signalling.left_behind(place)
-        self.feed(place, Exited(expected, uptime_s, random.random()))
-
-    def _was_executed(self, place: Place, status: int | None) -> bool:
-        """The process of a spawn under way has ended: as its program, or before it became that?"""
-        if place.report is not None:
-            self._read_report(place)
-        elif status is not None and process.exit_of(status)[0] == process.UNRELEASED:
-            self._not_started(
-                place, process.Failure("its watchdog died before it was started"), True
-            )
-        else:
-            self.feed(place, Spawned())
-        return place.phase is not Phase.SPAWNING and place.pid is not None
-
-    # starting -----------------------------------------------------------------------------------
-
-    def _fork_wanted(self) -> list[Place]:
-        forked: list[Place] = []
-        for place in [one for one in self.places.values() if one.wants_spawn]:
-            if len(forked) == _FORKS_A_TURN:
-                self.loop.call_in(0, self.mark_dirty)
-                break
-            if place.phase is not Phase.SPAWNING or place.process.desired is Desired.DOWN:
-                place.wants_spawn = False
-                if place.phase is Phase.SPAWNING:
-                    self.feed(place, SpawnFailed())
-                continue
-            if self.signalling.cleared(place):
-                place.wants_spawn = False
-                if self._fork(place):
-                    forked.append(place)
-        return forked
-
-    def _fork(self, place: Place) -> bool:
-        try:
-            ends = self.captures.prepare(place.number, self.spec)
-        except OSError as error:
-            text = f"output {error.filename}: {os.strerror(error.errno or 0)}"
-            self._not_started(place, process.Failure(text, error.errno or 0))
-            return False
-        stdout, stderr = ends.ends
-        plan = process.Plan(
-            self.spec,
-            place.number,
-            self.instance,
-            self.directory,
-            stdout,
-            stderr,
-            self._limits,
-        )
-        try:
-            child = process.fork(plan)
-        except OSError as error:
-            text = f"fork: {os.strerror(error.errno or 0)}"
-            self._not_started(place, process.Failure(text, error.errno or 0))
-            return False
-        finally:
-            ends.close()
-        place.child = child
-        place.pid, place.start, place.session = child.pid, child.start, child.pid
-        place.own_child = True
-        place.report = self.loop.watch(child.report, lambda: self._read_report(place))
-        try:
-            self.hold(place)
-        except OSError:
-            pass  # EMFILE, ENFILE: its end is noticed by SIGCHLD all the same
-        self._dirty = True
-        return True
-
-    def _read_report(self, place: Place) -> None:
-        child = place.child
-        assert child is not None
-        assert place.report is not None
-        try:
-            failure = process.read_report(child.report)
-        except BlockingIOError:
-            return
-        self.loop.unwatch(place.report)
-        os.close(child.report)
-        place.report, place.child = None, None
-        if failure is not None:
-            self._drop_child(place)
-            self._not_started(place, failure)
-            return
-        place.up_at = self.loop.now()
-        place.error = ""
-        place.exit_unknown = False
-        self.feed(place, Spawned())
-        if place.outdated:
-            place.outdated = False
-            if place.process.desired is Desired.UP:
-                self.feed(place, Stop())
-                self.feed(place, Start())
-
-    def _drop_child(self, place: Place) -> None:
-        """What was forked is not, and will not be, the job's program."""
-        if place.pid is not None and place.own_child:
-            self._to_reap.append(place.pid)
-        self.let_go(place)
-        place.pid = place.start = None
-        place.own_child = False
-
-    def _not_started(self, place: Place, failure: process.Failure, transient: bool = False) -> None:
-        place.error = failure.text
-        place.pid = place.start = None
-        self.notice(
-            place, "process.spawn_failed", step=failure.text.split(":")[0], error=failure.text
-        )
-        self.feed(place, SpawnFailed(transient or failure.transient, random.random()))
-        self.touch(place)
-        self.start_failed(place, failure.text)
-
     # the commit ---------------------------------------------------------------------------------
 
     def commit(self) -> None:
         """Make everything that this turn brought so, in the order that no death can harm."""
         self.family.look_again()
-        self._collect_orphans()
+        self.endings.collect_orphans()
         for _ in range(len(self.places) + 2):
-            forked = self._fork_wanted()
+            forked = self.spawning.fork_wanted()
             if not self._dirty:
                 break
             if not self._write_record(forked):
                 break
-            self._reap()
-            self._collect_orphans()
+            self.endings.reap()
+            self.endings.collect_orphans()
         self.settled()
 
     def _write_record(self, forked: list[Place]) -> bool:
@@ -447,32 +178,16 @@ class Runner:
                 record.write(self.directory, self._record())
         except OSError as error:
             words = f"record of its state: {os.strerror(error.errno or 0)}"
-            self._record_failed = words
             if self._record_timer is None:
                 self._record_timer = self.loop.call_in(_RECORD_AGAIN_S, self._record_again)
-            for place in forked:
-                assert place.child is not None
-                place.child.abandon()
-                self._close_report(place)
-                self._drop_child(place)
-                self._not_started(place, process.Failure(words, error.errno or 0), True)
+            self.spawning.abandon(forked, process.Failure(words, error.errno or 0))
             return False
         self._dirty = False
-        self._record_failed = ""
         if self._record_timer is not None:
             self._record_timer.cancel()
             self._record_timer = None
-        for place in forked:
-            assert place.child is not None
-            place.child.release()
+        self.spawning.release(forked)
         return True
-
-    def _close_report(self, place: Place) -> None:
-        assert place.report is not None
-        assert place.child is not None
-        self.loop.unwatch(place.report)
-        os.close(place.child.report)
-        place.report, place.child = None, None
 
     def _record(self) -> StateRecord:
         return StateRecord(
@@ -488,28 +203,6 @@ class Runner:
             places=tuple(place.record() for place in self.places.values()),
             notices=self.notices.records(),
         )
-
-    def _reap(self) -> None:
-        """Only after the record was written: until then the kernel keeps the status for a replacement."""
-        for pid in self._to_reap:
-            # One that reported a failure may still be on its way out; SIGCHLD brings it back here.
-            process.reap(pid)
-        self._to_reap.clear()
-
-    def _collect_orphans(self) -> None:
-        """Reap what was re-parented to us, and notice children whose pidfd could not be had."""
-        by_pid = {place.pid: place for place in self.places.values() if place.own_child}
-        unreaped = set(self._to_reap)
-        while (pid := process.peek_any()) is not None:
-            place = by_pid.pop(pid, None)
-            if place is not None:
-                status = process.peek(pid)
-                assert status is not None
-                self.ended(place, status)
-                return  # reaped after the next record; the rest is collected then
-            if pid in unreaped:
-                return
-            process.reap(pid)
 
     # telling ------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ class Service:
         self._directory = directory
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.runner = Runner(loop, directory, spec, sha256, limits, null, logs)
-        self.runner.ask = self._ask
+        self.runner.endings.ask = self._ask
         self.runner.settled = self._settled
         self._verbs = Verbs(self.runner, self._answer)
         self._answers: list[Done] = []
@@ -80,7 +80,7 @@ class Service:
             self._begun(message.id)
             self._verbs.configure(message.id, message.spec, message.sha256)
         elif isinstance(message, HandOver):
-            self.runner.handed_over(message.pid, message.start, message.status)
+            self.runner.endings.handed_over(message.pid, message.start, message.status)
         elif isinstance(message, Acknowledge):
             if self.runner.notices.acknowledge(message.through):
                 # At once: what a record still holds is told again by a replacement.
@@ -104,13 +104,12 @@ class Service:
     def _answer(self, request: int, outcome: str, error: str) -> None:
         self._answers.append(Done(request, outcome, error))
 
-    def _ask(self, place: Place) -> bool:
+    def _ask(self, place: Place) -> None:
         if not self._rendezvous.up:
-            return False
+            return
         assert place.pid is not None
         assert place.start is not None
         self._rendezvous.send(Missing(place.number, place.pid, place.start))
-        return True
 
     def _attached(self) -> None:
         runner = self.runner

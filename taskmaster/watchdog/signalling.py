@@ -7,6 +7,7 @@ meanwhile, and what is new gets the same signal as the rest.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,8 @@ from taskmaster.watchdog.place import Place
 if TYPE_CHECKING:
     from taskmaster.watchdog.runner import Runner
 
+#: The host is short of something: what needs it is tried again.
+SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 #: Where no descriptor can be had to be told of an end, one looks again after this many seconds.
 _LOOK_AGAIN_S: Final = 1.0
 
@@ -46,7 +49,7 @@ class Signalling:
             signal=spec.stop_signal,
             stopTime=spec.stop_time_s,
         )
-        self._send_to(self.of(place), spec.stop_signal)
+        self._send_to_all(place, spec.stop_signal)
         self._look_later(place)
 
     def kill(self, place: Place, reason: str) -> None:
@@ -54,8 +57,28 @@ class Signalling:
         if not place.killing:
             place.killing = True
             self._runner.notice(place, "process.killed", pid=place.pid, reason=reason)
-        self._send_to(self.of(place), signal.SIGKILL)
+        self._send_to_all(place, signal.SIGKILL)
         self._look_later(place)
+
+    def _send_to_all(self, place: Place, number: int) -> None:
+        try:
+            members = self.of(place)
+        except OSError as error:
+            if error.errno not in SHORT:
+                raise
+            # /proc cannot be read for want of a descriptor; the one that is held already still serves.
+            self._send_held(place, number)
+            return
+        self._send_to(members, number)
+
+    def _send_held(self, place: Place, number: int) -> None:
+        if place.held >= 0:
+            try:
+                signal.pidfd_send_signal(place.held, number)
+                if number != signal.SIGKILL:
+                    signal.pidfd_send_signal(place.held, signal.SIGCONT)
+            except (ProcessLookupError, PermissionError):
+                pass  # its end is seen by the same descriptor
 
     def _look_later(self, place: Place) -> None:
         """Where there is no process whose end would be an event, see what else is left."""
@@ -84,10 +107,13 @@ class Signalling:
         """Whether anything is left of a process that has ended while it was being stopped."""
         if place.phase is not Phase.STOPPING or not place.ended:
             return
-        if self._gone(place):
-            self._finish(place)
+        try:
+            left = self._left(place)
+        except OSError as error:
+            if error.errno not in SHORT:
+                raise
+            self._runner.loop.call_in(_LOOK_AGAIN_S, lambda: self.check(place))
             return
-        left = self.of(place)
         if not left:
             self._finish(place)
             return
@@ -99,13 +125,23 @@ class Signalling:
         self._signalled.clear()
         self._runner.feed(place, Exited(True, 0.0))
 
-    def _gone(self, place: Place) -> bool:
-        """Whether nothing can be left, as far as a cheap look tells."""
-        return not self._runner.family.orphans(self._runner.places.values())
+    def _left(self, place: Place) -> list[ProcStat]:
+        """What is left of a process that has ended. Raises OSError where /proc cannot be read."""
+        if self._runner.family.orphans(self._runner.places.values()):
+            return self.of(place)
+        return []
 
     def left_behind(self, place: Place) -> int:
-        """How many processes an ended one has left behind; their ends are noticed."""
-        left = [] if self._gone(place) else self.of(place)
+        """How many processes an ended one has left behind; their ends are noticed.
+
+        0, too, where that cannot be seen for want of a descriptor: the next start looks again.
+        """
+        try:
+            left = self._left(place)
+        except OSError as error:
+            if error.errno not in SHORT:
+                raise
+            return 0
         if left:
             self._watch(place, left)
         else:
@@ -116,9 +152,9 @@ class Signalling:
         """Whether nothing of its predecessor is left where a process is to be started.
 
         What there is gets SIGKILL: a worker that outlives its server still has the port, and two of a
-        kind must never run in one place.
+        kind must never run in one place. Raises OSError where that cannot be seen.
         """
-        left = [] if self._gone(place) else self.of(place)
+        left = self._left(place)
         if not left:
             place.session = None
             return True

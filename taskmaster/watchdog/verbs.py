@@ -51,7 +51,7 @@ class Verbs:
             "restart": self._restart,
             "ensure": self._ensure,
         }
-        runner.start_failed = self._start_failed
+        runner.spawning.failed = self._start_failed
 
     @property
     def retiring(self) -> bool:
