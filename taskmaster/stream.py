@@ -42,6 +42,10 @@ class Stream:
     ``on_frame`` gets each whole frame; ``on_broken`` the error of a peer whose bytes are no frames
     (reading has stopped by then, sending still works); ``on_closed`` a short reason, once, when the
     connection is over from whichever side.
+
+    ``on_end``: told when the peer sends no more; it may still read, so the stream stays open for that. Without
+    it the stream closes. ``on_drained``: told when everything that had to wait has been sent. ``stall_s``: a
+    peer that takes nothing for so long, while something waits for it, is cut off.
     """
 
     def __init__(
@@ -54,6 +58,9 @@ class Stream:
         on_broken: Callable[[InvalidQuery], None],
         on_closed: Callable[[str], None],
         max_outbound: int,
+        on_end: Callable[[], None] | None = None,
+        on_drained: Callable[[], None] | None = None,
+        stall_s: float | None = None,
     ) -> None:
         os.set_blocking(fd, False)
         self._loop = loop
@@ -63,6 +70,11 @@ class Stream:
         self._on_broken = on_broken
         self._on_closed = on_closed
         self._max_outbound = max_outbound
+        self._on_end = on_end
+        self._on_drained = on_drained
+        self._stall_s = stall_s
+        self._stall: Timer | None = None
+        self._progress = False
         self._out = bytearray()
         self._reading = True
         self._ending = False
@@ -95,7 +107,22 @@ class Stream:
         if len(self._out) > self._max_outbound:
             self.close(f"does not read: {len(self._out)} bytes wait for it")
             return
+        self._watch_stall()
         self._update()
+
+    def _watch_stall(self) -> None:
+        if self._stall_s is not None and self._stall is None:
+            self._progress = False
+            self._stall = self._loop.call_in(self._stall_s, self._stalled)
+
+    def _stalled(self) -> None:
+        self._stall = None
+        if not self._out:
+            return
+        if not self._progress:
+            self.close(f"does not read: {len(self._out)} bytes wait for it")
+            return
+        self._watch_stall()
 
     def end(self) -> None:
         """Send everything queued, say that no more comes, and close when the peer does the same.
@@ -157,8 +184,9 @@ class Stream:
         if self._watch is not None:
             self._loop.unwatch(self._watch)
             self._watch = None
-        if self._linger is not None:
-            self._linger.cancel()
+        for timer in (self._linger, self._stall):
+            if timer is not None:
+                timer.cancel()
 
     def _shut(self) -> None:
         connection = socket.socket(fileno=self._fd)
@@ -192,7 +220,12 @@ class Stream:
             self._failed(error)
             return
         if not data:
-            self.close("closed by peer")
+            if self._on_end is None:
+                self.close("closed by peer")
+                return
+            self._reading = False
+            self._update()
+            self._on_end()
             return
         self._decoder.receive_data(data)
         self._deliver()
@@ -219,12 +252,18 @@ class Stream:
         if self._fd < 0:
             return
         del self._out[:sent]
+        self._progress = True
         if self._out:
             return
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
         if self._ending:
             self._shut()
-        else:
-            self._update()
+            return
+        self._update()
+        if self._on_drained is not None:
+            self._on_drained()
 
     def _write(self, data: bytes | bytearray) -> int:
         try:
@@ -232,6 +271,9 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
+            if error.errno in _GONE and self._reading:
+                # What it sent before it went is still to be read; the end of that ends it.
+                return len(data)
             self._failed(error)
             return 0
 

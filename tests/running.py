@@ -84,7 +84,7 @@ class Client:
         while b";;" not in self._buffer:
             chunk = self.socket.recv(65536)
             if not chunk:
-                assert not self._buffer, self._buffer
+                assert not self._buffer, self._buffer[:200]
                 return b""
             self._buffer += chunk
         frame, _, self._buffer = self._buffer.partition(b";;")
@@ -240,8 +240,9 @@ class Daemon:
         assert self.running, self.messages.read_text()
         try:
             with Client(self.socket) as client:
-                return client.ask("list")["response"] == "list"
-        except (FileNotFoundError, ConnectionRefusedError):
+                client.send(query("list"))
+                return client.frame() != b""
+        except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
             return False
 
     @property

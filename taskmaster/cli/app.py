@@ -1,4 +1,4 @@
-"""The command line: options, arguments and help of the eleven commands, as click has them.
+"""The command line: options, arguments and help of the commands, as click has them.
 
 No logic: every command reads its arguments, and commands.py does the rest. What is imported here is
 paid for by every ``taskmasterctl status`` of every health check, so the rest is imported where used.
@@ -162,7 +162,7 @@ def kill(settings: options.Settings, client: Client, jobs: Sequence[str]) -> int
 
 @command(_jobs)
 def repair(settings: options.Settings, client: Client, jobs: Sequence[str]) -> int:
-    """Bring a job back to its default state; healthy processes are not touched."""
+    """Bring a job back to its default state; healthy processes stay."""
     return _act(settings, client, "repair", jobs, False)
 
 
@@ -228,10 +228,53 @@ def reload(
 
 @command(_maybe_jobs, options.no_wait)
 def restart(settings: options.Settings, client: Client, jobs: Sequence[str]) -> int:
-    """Stop and start a job; without JOB, read the configuration directory again (reload --all)."""
+    """Stop and start a job; without JOB, the same as reload --all."""
     if not jobs:
         return commands.read_directory(client, settings.as_json)
     return _act(settings, client, "restart", jobs, settings.wait)
+
+
+@command(
+    options.no_wait,
+    click.option("--leave-jobs", is_flag=True, help="End taskmasterd alone: its jobs run on."),
+    click.option("-y", "--yes", is_flag=True, help="Do not ask."),
+)
+def shutdown(settings: options.Settings, client: Client, leave_jobs: bool, yes: bool) -> int:
+    """Stop all jobs, then end taskmasterd."""
+    from taskmaster.cli import lifetime
+
+    if not (leave_jobs or yes or lifetime.agreed(client)):
+        screen.complain("nothing was stopped")
+        return TaskmasterError.exit_status
+    wait_s = settings.timeout_s if settings.wait else None
+    found = lifetime.shutdown(client, leave_jobs=leave_jobs, wait_s=wait_s)
+    if settings.wait:
+        words = lifetime.LEFT if leave_jobs else lifetime.ENDED
+    else:
+        words = lifetime.LEAVING if leave_jobs else lifetime.ENDING
+    return lifetime.report("shutdown", found, words, settings.as_json)
+
+
+@command()
+def upgrade(settings: options.Settings, client: Client) -> int:
+    """Have taskmasterd become the newly installed program."""
+    from taskmaster.cli import lifetime
+
+    return lifetime.report("upgrade", lifetime.upgrade(client), lifetime.UPGRADED, settings.as_json)
+
+
+@command(click.option("--state", metavar="DIR", help="The state directory to look at."))
+def doctor(settings: options.Settings, client: Client, state: str | None) -> int:
+    """Say what is wrong and what mends it; needs no taskmasterd."""
+    from taskmaster.cli.doctor import examination
+    from taskmaster.cli.doctor.where import find
+
+    where = find(settings.server, state, os.environ, os.geteuid())
+    if where is None:
+        raise click.UsageError(
+            "doctor looks at files of this machine: name them with -c SOCKETPATH or --state DIR."
+        )
+    return examination.show(examination.examine(where), where, settings.as_json)
 
 
 def run(arguments: Sequence[str], settings: options.Settings | None = None) -> int:

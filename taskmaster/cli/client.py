@@ -79,6 +79,36 @@ class Client:
         if self._socket is None:
             self._socket = connect(self.address)
 
+    def server_pid(self) -> int:
+        """Who listens at the other end; 0 where the system does not tell, as over TCP."""
+        if self._socket is None or not self.address.path:
+            return 0
+        import struct
+
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int(struct.unpack("3i", credentials)[0])
+
+    def closed_within(self, timeout_s: float) -> bool:
+        """Wait for the server to end the connection; False where the time is over before.
+
+        Nothing may be asked after this. Raises Unavailable where the connection breaks instead.
+        """
+        assert self._socket is not None
+        end = self._clock() + timeout_s
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while poll.poll(max(end - self._clock(), 0) * 1000):
+            try:
+                if not self._socket.recv(262144):
+                    return True
+            except BlockingIOError:
+                continue
+            except OSError as error:  # ECONNRESET, ETIMEDOUT, EHOSTUNREACH
+                self._lost(f"the connection broke: {error.strerror}")
+            if self._clock() >= end:
+                return False
+        return False
+
     def ask(self, queries: Sequence[Query], window: int | None = None) -> Iterator[Reply]:
         """Send every query over the one connection and yield the reply to each, in order.
 
@@ -225,8 +255,9 @@ def _unreachable(address: Address, error: OSError | UnicodeError) -> NoReturn:
             f"{said} Its socket is open to the user that runs taskmasterd only: "
             "use that account, or sudo."
         ) from None
+    doctor = " taskmasterctl doctor looks." if address.path else ""
     raise Unavailable(
-        f"{said} Is taskmasterd running? Another server is named with -c or TASKMASTER_SERVER."
+        f"{said} Is taskmasterd running?{doctor} Another server is named with -c or TASKMASTER_SERVER."
     ) from None
 
 

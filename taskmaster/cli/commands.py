@@ -1,4 +1,4 @@
-"""What the eleven commands do once the command line is understood: ask, show, exit status.
+"""What the commands on jobs do once the command line is understood: ask, show, exit status.
 
 Knows nothing of click; every function here returns the exit status or raises TaskmasterError.
 """

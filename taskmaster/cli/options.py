@@ -48,10 +48,10 @@ class Commands(click.Group):
         if args[0] not in self.commands and not args[0].startswith("-"):
             from difflib import get_close_matches
 
-            near = get_close_matches(args[0], self.commands, n=1)
-            hint = (
-                f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(self.commands)}."
-            )
+            begun = [name for name in self.commands if name.startswith(args[0])]
+            near = begun or get_close_matches(args[0], self.commands, n=1)
+            meant = " or ".join(repr(name) for name in near)
+            hint = f"Did you mean {meant}?" if near else f"There are: {', '.join(self.commands)}."
             raise click.UsageError(f"No such command {args[0]!r}. {hint}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -120,13 +120,19 @@ def _discard(stream: Any) -> None:
     os.close(null)
 
 
+def can_ask() -> bool:
+    """Whether somebody sits there who can be asked: not in a script."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None
+
+
 def agreed(question: str) -> bool:
     """Ask on the terminal, escaped, and read the answer; True, unasked, where there is none.
 
     Not click.confirm: it cannot tell Ctrl-D (no) from Ctrl-C (interrupted).
     """
-    if sys.stdin is None or not sys.stdin.isatty() or sys.stderr is None:
+    if not can_ask():
         return True
+    assert sys.stderr is not None
     sys.stderr.write(f"{escape(question)} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -31,14 +31,19 @@ def command() -> Kind:
             return kinds.text(value, MAX_COMMAND)
         if not value:
             raise Refused("an empty list")
+        if value[0] == "":
+            raise Refused('"" as word 0 of the list', "a program as the first word")
         return tuple(_word(number, word) for number, word in enumerate(value))
 
-    words = "a command as a string, or as a list of words (strings that are not empty)"
-    word = {**kinds.NO_NUL, "minLength": 1}
-    return Kind(words, parse, {"anyOf": [word, {"type": "array", "items": word, "minItems": 1}]})
+    words = "a command as a string, or as a list of words (strings, the first one not empty)"
+    line = {**kinds.NO_NUL, "minLength": 1}
+    rest = {"type": "array", "items": kinds.NO_NUL, "minItems": 1, "prefixItems": [line]}
+    return Kind(words, parse, {"anyOf": [line, rest]})
 
 
 def _word(number: int, word: object) -> str:
+    if word == "":
+        return ""
     try:
         return kinds.text(word, MAX_ARGUMENT)
     except Refused as refused:

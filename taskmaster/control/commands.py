@@ -5,6 +5,7 @@ The only place where a command's word leads to what is done for it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from taskmaster.control import status
@@ -37,8 +38,11 @@ class Commands:
         return {Command.STATUS: self._status, Command.LIST: self._list, Command.PULL: self._pull}
 
     def handlers(self) -> dict[Command, Handler]:
-        """Commands that change something: they answer through the exchange, now or later."""
-        return {
+        """Commands that change something, or wait: they answer through the exchange, now or later."""
+        handlers = {
+            Command.STATUS: lambda exchange: self._wait_to_read(exchange, self._status),
+            Command.PULL: lambda exchange: self._wait_to_read(exchange, self._pull),
+            Command.LIST: lambda exchange: self._wait_to_read(exchange, self._list),
             Command.START: lambda exchange: self._act(exchange, "start"),
             Command.STOP: lambda exchange: self._act(exchange, "stop"),
             Command.KILL: lambda exchange: self._act(exchange, "kill"),
@@ -48,6 +52,27 @@ class Commands:
             Command.PUSH: self._push,
             Command.DELETE: self._delete,
         }
+        return {command: self._in_time(handler) for command, handler in handlers.items()}
+
+    def _in_time(self, handler: Handler) -> Handler:
+        """The handler, answered for when the time that its client would wait is over."""
+
+        def handle(exchange: Exchange) -> None:
+            query = exchange.query
+            assert query is not None
+            if query.wait_s is not None:
+                loop = self._supervisor.loop
+                over = functools.partial(self._out_of_time, exchange, query)
+                exchange.timer = loop.call_at(exchange.begun + query.wait_s, over)
+            handler(exchange)
+
+        return handle
+
+    def _out_of_time(self, exchange: Exchange, query: Query) -> None:
+        job = self._supervisor.jobs.get(query.job or "")
+        reached = "Not done" if job is None else self._reached(job)
+        text = f"{reached} after {query.wait_s:g} s; what was begun goes on"
+        exchange.done(replies.fail(text, TimedOut.code))
 
     # reading --------------------------------------------------------------------------------------
 
@@ -61,6 +86,30 @@ class Commands:
     def _pull(self, query: Query) -> Reply:
         job = self._definitions.find(query.job)
         return replies.file(job.name, self._definitions.pull(job.name))
+
+    def _wait_to_read(self, exchange: Exchange, reader: Reader) -> None:
+        query = exchange.query
+        assert query is not None
+        if query.command is Command.LIST:
+            exchange.done(reader(query))
+            return
+        job = self._definitions.find(query.job)
+
+        def look() -> bool:
+            if exchange.reply is None and self._supervisor.jobs.get(job.name) is not job:
+                exchange.done(_failed(NoSuchJob(job.name)))
+            elif exchange.reply is None and job.settled():
+                exchange.done(self._guarded(reader, query))
+            return exchange.reply is not None
+
+        if not look():
+            job.watchers.append(look)
+
+    def _guarded(self, reader: Reader, query: Query) -> Reply:
+        try:
+            return reader(query)
+        except TaskmasterError as error:
+            return _failed(error)
 
     # changing -------------------------------------------------------------------------------------
 
@@ -92,7 +141,7 @@ class Commands:
         if verb in ("stop", "kill"):
             ask()  # they wait for nothing, least of all for a delete that waits for the job to stop
         else:
-            job.run(ask)
+            job.run(ask, lambda why: exchange.done(replies.fail(why)))
 
     def _restart(self, exchange: Exchange) -> None:
         query = exchange.query
@@ -144,30 +193,21 @@ class Commands:
         if query.wait_s is None or reply.response == replies.FAIL:
             exchange.done(reply)
             return
-        loop = self._supervisor.loop
         wants_up = query.command not in (Command.STOP, Command.KILL)
 
         def look() -> bool:
             if exchange.reply is not None:
                 return True
             if self._supervisor.jobs.get(job.name) is not job:
-                exchange.done(_failed(NoSuchJob(job.name)))
+                gone = self._supervisor.closing or str(NoSuchJob(job.name))
+                exchange.done(replies.fail(gone, NoSuchJob.code))
             elif job.settled():
                 if wants_up and job.state is State.FATAL:
                     exchange.done(replies.fail(self._reached(job)))
                 else:
                     exchange.done(reply)
-            else:
-                return False
-            timer.cancel()
-            return True
+            return exchange.reply is not None
 
-        def over() -> None:
-            if exchange.reply is None:
-                text = f"{self._reached(job)} after {query.wait_s:g} s; what was begun goes on"
-                exchange.done(replies.fail(text, TimedOut.code))
-
-        timer = loop.call_at(exchange.begun + query.wait_s, over)
         if not look():
             job.watchers.append(look)
 

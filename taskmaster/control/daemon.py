@@ -279,6 +279,7 @@ class Daemon:
         self._say.connection(f"{reason}: stopping all jobs")
         self._audit.record(Event.DAEMON_STOPPING, pid=os.getpid(), reason=reason)
         self._dispatcher.closing = "taskmasterd is stopping"
+        self._supervisor.closing = "taskmasterd is stopping; what was begun is not waited for."
         jobs = [job for job in self._supervisor.jobs.values() if job.spec is not None]
         longest_s = max((job.spec.stop_time_s for job in jobs if job.spec is not None), default=0.0)
         self._ending = self._loop.call_in(longest_s + _END_GRACE_S, self._out_of_time)
@@ -301,7 +302,7 @@ class Daemon:
             return done
 
         for job in jobs:
-            job.queue.clear()
+            job.refuse_all("taskmasterd is stopping; this was not begun.")
             self._supervisor.retire(job, "the daemon stops", gone(job.name))
         if not jobs:
             self._leave()

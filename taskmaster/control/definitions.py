@@ -195,7 +195,7 @@ class Definitions:
                 raise NoSuchJob(checked)
             job = self._supervisor.add(checked)
         known = job
-        known.run(lambda: self._reload(known, done))
+        known.run(lambda: self._reload(known, done), _refusing(done))
 
     def _reload(self, job: Job, done: Done) -> None:
         if self._supervisor.jobs.get(job.name) is not job:
@@ -220,7 +220,7 @@ class Definitions:
         checked = names.checked(name or "")
         jobfile.parse_job(checked, data, self._base)
         job = self._supervisor.jobs.get(checked) or self._supervisor.add(checked)
-        job.run(lambda: self._push(job, data, who, done))
+        job.run(lambda: self._push(job, data, who, done), _refusing(done))
 
     def _push(self, job: Job, data: bytes, who: str, done: Done) -> None:
         if self._supervisor.jobs.get(job.name) is not job:
@@ -238,7 +238,7 @@ class Definitions:
 
     def delete(self, job: Job, who: str, done: Done) -> None:
         """Stop a job, remove its file, forget it."""
-        job.run(lambda: self._delete(job, who, done))
+        job.run(lambda: self._delete(job, who, done), _refusing(done))
 
     def _delete(self, job: Job, who: str, done: Done) -> None:
         if self._supervisor.jobs.get(job.name) is not job:
@@ -291,6 +291,8 @@ class Definitions:
         on_disk: dict[str, str] = {}
         definitions: dict[str, Definition] = {}
         for name in found:
+            if name in jobs and jobs[name].removing:
+                continue  # it is being deleted: its file is there until its last process has ended
             try:
                 definitions[name] = self._read(name)
                 on_disk[name] = definitions[name].sha256
@@ -318,7 +320,7 @@ class Definitions:
                 errors.append(reply.error)
             work.done()
 
-        job.run(lambda: self._reload(job, reloaded))
+        job.run(lambda: self._reload(job, reloaded), _refusing(reloaded))
 
     def _begin_removal(self, job: Job, work: _Counter, errors: list[str]) -> None:
         work.add()
@@ -336,12 +338,13 @@ class Definitions:
         def removed(outcome: str, error: str) -> None:
             if outcome == replies.FAIL:
                 errors.append(error)
-                job.end()
+                if job.busy:
+                    job.end()
             else:
                 self._removed(job, "its file was removed")
             work.done()
 
-        job.run(remove)
+        job.run(remove, lambda why: removed(replies.FAIL, why))
 
     def _all_applied(
         self, reason: str, change: diff.DirectoryDiff, errors: list[str], done: Done
@@ -377,6 +380,10 @@ class _Counter:
             self._then()
 
     close = done
+
+
+def _refusing(done: Done) -> Callable[[str], None]:
+    return lambda why: done(replies.fail(why))
 
 
 def _failed(error: TaskmasterError | OSError, then: str = "") -> Reply:

@@ -54,9 +54,8 @@ class Dispatcher:
     ) -> Exchange:
         """A new exchange, on record as requested; ``command`` None: nothing that could be one."""
         self._count += 1
-        exchange = Exchange(
-            f"{self._prefix}-{self._count}", session.peer, query, query_id, time.monotonic()
-        )
+        exchange_id = f"{self._prefix}-{self._count}"
+        exchange = Exchange(exchange_id, session.peer, command, query, query_id, time.monotonic())
         exchange.on_reply = lambda: self.advance_later(session)
         if command is None:
             exchange.completed = True
@@ -72,12 +71,9 @@ class Dispatcher:
         self._audit.record(Event.COMMAND_REQUESTED, **fields)
         return exchange
 
-    def arrived(self, session: Session, exchange: Exchange) -> None:
+    def arrived(self, exchange: Exchange) -> None:
         """A command is to be begun at the end of this turn."""
-        if exchange.reply is None and not exchange.reads:
-            self._arrived.append(exchange)
-        else:
-            self._advanced[session] = None
+        self._arrived.append(exchange)
 
     def advance_later(self, session: Session) -> None:
         """Something of this session may have its answer."""
@@ -103,7 +99,7 @@ class Dispatcher:
         for exchange in unanswered:
             if exchange.reply is not None:
                 self.complete(exchange)
-            elif exchange.reads:
+            elif exchange.at_once:
                 exchange.reply = replies.fail("The client was gone before its turn came.")
                 self.complete(exchange)
             else:
@@ -131,7 +127,7 @@ class Dispatcher:
         """Give all that have no reply yet this one, ``but`` aside."""
         for session in list(self.sessions):
             for exchange in session.unanswered():
-                if exchange is not but and not exchange.reads:
+                if exchange is not but and not exchange.at_once:
                     exchange.done(reply)
 
     # the way out ----------------------------------------------------------------------------------
@@ -152,9 +148,10 @@ class Dispatcher:
         exchange.completed = True
         query, reply = exchange.query, exchange.reply
         assert reply is not None
-        fields: dict[str, object] = {"id": exchange.id}
+        fields: dict[str, object] = {"id": exchange.id, "command": exchange.command}
         if query is not None:
-            fields["command"], fields["job"] = query.command.value, query.job
+            fields["job"] = query.job
+        fields["peer"] = exchange.peer.audit()
         fields["outcome"] = reply.response
         if reply.error is not None:
             fields["error"] = reply.error
@@ -182,6 +179,8 @@ class Dispatcher:
         query = exchange.query
         assert query is not None
         command = query.command
+        if exchange.reads:
+            on_record = True  # it only waits, and then reads
         if self.closing and command not in _ALWAYS:
             exchange.done(replies.fail(f"{self.closing}; {command.value} is refused.", "closing"))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from taskmaster.control.peers import Peer
+from taskmaster.eventloop import Timer
 from taskmaster.wire.queries import READING, Query
 from taskmaster.wire.replies import Reply
 
@@ -12,42 +13,54 @@ from taskmaster.wire.replies import Reply
 class Exchange:
     """A command and what becomes of it. ``id`` is the audit log's; ``begun`` is monotonic.
 
-    ``query`` is None for a frame that was no valid query: ``reply`` says so from the beginning.
+    ``command`` is the word that was asked, None where there was none. ``query`` is None for a frame that was
+    no valid query: ``reply`` says so from the beginning. ``size``: bytes of the frame.
     """
 
     __slots__ = (
-        "begun",
-        "completed",
-        "id",
-        "last",
-        "on_reply",
-        "peer",
-        "query",
-        "query_id",
-        "reply",
+        *("begun", "command", "completed", "id", "last", "on_reply", "peer", "query"),
+        *("query_id", "reply", "size", "timer"),
     )
 
     def __init__(
-        self, exchange_id: str, peer: Peer, query: Query | None, query_id: bytes, begun: float
+        self,
+        exchange_id: str,
+        peer: Peer,
+        command: str | None,
+        query: Query | None,
+        query_id: bytes,
+        begun: float,
     ) -> None:
         self.id = exchange_id
         self.peer = peer
+        self.command = command
         self.query = query
         self.query_id = query_id
         self.begun = begun
+        self.size = 0
         self.reply: Reply | None = None
+        #: When the time to wait for the outcome is over.
+        self.timer: Timer | None = None
         #: The connection ends after this reply.
         self.last = False
+        #: What came of it is on record.
         self.completed = False
         self.on_reply: Callable[[], None] = lambda: None
 
     @property
     def reads(self) -> bool:
-        """Whether it changes nothing; it is then answered when its turn has come on its connection."""
+        """Whether it changes nothing."""
         return self.query is not None and self.query.command in READING
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it is answered, from what is known, when its turn has come on its connection."""
+        return self.reads and self.query is not None and self.query.wait_s is None
 
     def done(self, reply: Reply) -> None:
         """The command has its reply; a second one is ignored."""
         if self.reply is None:
             self.reply = reply
+            if self.timer is not None:
+                self.timer.cancel()
             self.on_reply()

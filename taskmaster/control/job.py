@@ -6,6 +6,7 @@ Status is answered from here, without a round trip. Nothing here forks, reads fi
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ class Job:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        #: Wall-clock seconds: since when the job is known.
+        self.known_s = time.time()
         self.spec: JobSpec | None = None
         self.sha256 = ""
         self.stamp: tuple[int, int, int, int] | None = None
@@ -55,6 +58,8 @@ class Job:
         self.requests: Requests
         self.witness: Witness
         self.foreign = False
+        #: What dead watchdogs of this job had and left to this process, by pid and start time.
+        self.inherited: dict[int, int] = {}
         self.ledger = ""
         self.noticed_through = 0
         self.statuses: dict[int, ProcessStatus] = {}
@@ -77,7 +82,7 @@ class Job:
         #: Operations of several steps (push, reload, delete) go one after the other; what would see the job
         #: halfway waits behind them.
         self.busy = False
-        self.queue: deque[Callable[[], None]] = deque()
+        self.queue: deque[tuple[Callable[[], None], Callable[[str], None]]] = deque()
         self.watchers: list[Callable[[], bool]] = []
 
     @property
@@ -103,7 +108,8 @@ class Job:
         numbers = sorted({*range(wanted), *self.statuses})
         never = State.STOPPED
         return [
-            self.statuses.get(number) or ProcessStatus(number, never, Desired.DOWN)
+            self.statuses.get(number)
+            or ProcessStatus(number, never, Desired.DOWN, since_s=self.known_s)
             for number in numbers
         ]
 
@@ -139,12 +145,18 @@ class Job:
         if self.watchers:
             self.watchers = [watcher for watcher in self.watchers if not watcher()]
 
-    def run(self, operation: Callable[[], None]) -> None:
-        """Run an operation now, or when those before it are done."""
+    def run(self, operation: Callable[[], None], refused: Callable[[str], None]) -> None:
+        """Run an operation now, or when those before it are done; ``refused`` is told why it never will."""
         if self.busy or self.queue:
-            self.queue.append(operation)
+            self.queue.append((operation, refused))
         else:
             operation()
+
+    def refuse_all(self, why: str) -> None:
+        """Nothing that waits behind an operation will be begun any more."""
+        waiting, self.queue = self.queue, deque()
+        for _, refused in waiting:
+            refused(why)
 
     def begin(self) -> None:
         """An operation of several steps is under way."""
@@ -154,7 +166,8 @@ class Job:
         """It is over; what waited behind it goes on."""
         self.busy = False
         while self.queue and not self.busy:
-            self.queue.popleft()()
+            operation, _ = self.queue.popleft()
+            operation()
 
     def close_pipes(self, wanted: set[str]) -> None:
         """Let go of all pipes that are not wanted any more."""

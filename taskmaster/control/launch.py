@@ -38,6 +38,7 @@ def launch(
     directory: int,
     logs: str,
     limits: tuple[tuple[int, tuple[int, int]], ...],
+    expected: bool,
 ) -> Launched:
     """Fork the watchdog of a job; the arguments are those of ``entry.Launch``.
 
@@ -45,7 +46,7 @@ def launch(
     """
     ours, theirs = _context.Pipe()
     try:
-        plan = Launch(spec, sha256, directory, theirs.fileno(), logs, limits)
+        plan = Launch(spec, sha256, directory, theirs.fileno(), logs, limits, expected)
         process = _context.Process(target=run, args=(plan,), name=f"watchdog {spec.job}")
         # The collector would write into pages that the child shares with us, and so unshare them.
         gc.freeze()

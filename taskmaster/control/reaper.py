@@ -18,10 +18,13 @@ _KEPT: Final = 4096
 
 
 class Reaper:
-    """Reaps all children but the watchdogs; ``watchdog_ended`` is told of those."""
+    """Reaps all children but the watchdogs; ``watchdog_ended`` is told of those, ``reaped`` of the others."""
 
-    def __init__(self, watchdog_ended: Callable[[int], bool]) -> None:
+    def __init__(
+        self, watchdog_ended: Callable[[int], bool], reaped: Callable[[int], None]
+    ) -> None:
         self._watchdog_ended = watchdog_ended
+        self._reaped = reaped
         self._statuses: OrderedDict[tuple[int, int], int] = OrderedDict()
 
     def statuses(self) -> list[tuple[int, int, int]]:
@@ -42,6 +45,7 @@ class Reaper:
     def _reap(self, pid: int) -> None:
         status = procfs.stat(pid)
         wait_status = children.reap(pid)
+        self._reaped(pid)
         if status is None or wait_status is None:
             return
         self._statuses[pid, status.start] = wait_status

@@ -22,8 +22,11 @@ from taskmaster.control.session import Session
 from taskmaster.errors import TaskmasterError
 from taskmaster.eventloop import EventLoop, Watch
 from taskmaster.wire import replies
+from taskmaster.wire.frames import Allowance
 
 _BACKLOG: Final = 1024
+#: Of unfinished frames, all clients together; one alone may send maxFrameBytes.
+_ALLOWANCE_BYTES: Final = 64 * 1024 * 1024
 #: Accepted before the loop gets its turn.
 _ACCEPTS_A_TURN: Final = 64
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -53,6 +56,7 @@ class Server:
         self._say = say
         self._max_clients = max_clients
         self._max_frame_bytes = max_frame_bytes
+        self._allowance = Allowance(max(_ALLOWANCE_BYTES, 4 * max_frame_bytes))
         self._listeners: list[tuple[int, Watch]] = []
         self._kinds: list[tuple[str, str]] = []
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
@@ -172,7 +176,10 @@ class Server:
         except OSError:
             connection.close()  # ENOTCONN: gone before it was looked at
             return
-        if len(self._dispatcher.sessions) >= self._max_clients:
+        # Counted for each way in: those that fill the TCP port must not lock the administrator out of
+        # the socket that only he can reach.
+        kin = sum(1 for one in self._dispatcher.sessions if one.peer.transport == peer.transport)
+        if kin >= self._max_clients:
             self._refuse(connection, peer)
             return
         self.serve(connection.detach(), peer)
@@ -180,7 +187,9 @@ class Server:
 
     def serve(self, fd: int, peer: Peer) -> Session:
         """Make a connection a session."""
-        session = Session(self._loop, fd, peer, self._max_frame_bytes, self._dispatcher)
+        session = Session(
+            self._loop, fd, peer, self._max_frame_bytes, self._allowance, self._dispatcher
+        )
         self._dispatcher.sessions.add(session)
         return session
 

@@ -1,7 +1,10 @@
 """One client connection: frames in, replies out in the order of the commands.
 
 Commands begin as they come, so that a slow one delays no other; what only reads is answered when all
-before it on the same connection have been, so that ``start`` and then ``status`` mean what they say.
+before it on the same connection have been, so that ``start`` and then ``status`` mean what they say. And a
+change waits for what was asked before it and reads the same thing, for the same reason.
+
+A client that does not take its replies gets no further ones, is not read from, and is cut off at last.
 """
 
 from __future__ import annotations
@@ -12,23 +15,30 @@ from typing import TYPE_CHECKING, Final
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.peers import Peer
 from taskmaster.errors import InvalidQuery
-from taskmaster.eventloop import EventLoop
+from taskmaster.eventloop import EventLoop, Timer
 from taskmaster.stream import Stream
 from taskmaster.wire import replies
-from taskmaster.wire.frames import ClientFrames
-from taskmaster.wire.queries import Query, UnusableQuery, parse_query
+from taskmaster.wire.frames import Allowance, ClientFrames
+from taskmaster.wire.queries import Command, Query, UnusableQuery, parse_query
 
 if TYPE_CHECKING:
     from taskmaster.control.dispatcher import Dispatcher
 
-#: Commands of one client that may be unanswered; while there are as many, nothing more is read from it.
+#: Commands of one client that may be unanswered, and bytes of theirs; past either, nothing is read from it.
 MAX_UNANSWERED: Final = 1024
-#: A client that does not read its replies is cut off when so much waits for it.
+MAX_UNANSWERED_BYTES: Final = 8 * 1024 * 1024
+#: While so many bytes wait to be sent to a client, no further reply is made for it.
+ENOUGH_OUTBOUND: Final = 1024 * 1024
+#: The cap of what may wait: one reply more, of the largest file (1 MiB, in base64) or 1000 processes.
 MAX_OUTBOUND: Final = 8 * 1024 * 1024
+#: A client that takes nothing for so long, seconds, while replies wait for it, is cut off.
+STALL_S: Final = 10.0
+#: How long a client that has sent its last query, and perhaps has gone, may wait for outcomes, seconds.
+HALF_CLOSED_S: Final = 60.0
 
 
 class Session:
-    """A client. ``on_closed`` is told when the connection is over."""
+    """A client. It tells the dispatcher when it is over."""
 
     def __init__(
         self,
@@ -36,16 +46,23 @@ class Session:
         fd: int,
         peer: Peer,
         max_frame_bytes: int,
+        allowance: Allowance,
         dispatcher: Dispatcher,
     ) -> None:
         self.peer = peer
         self.peer_document = peer.audit()
+        self._loop = loop
         self._dispatcher = dispatcher
         self._exchanges: deque[Exchange] = deque()
+        self._waiting_bytes = 0
+        #: Changes that wait for reads before them.
+        self._behind: list[Exchange] = []
         self._out: list[bytes] = []
+        self._out_bytes = 0
         self._end_after = False
+        self._ended_by_peer: Timer | None = None
         self._held = False
-        self._decoder = ClientFrames(max_frame_bytes)
+        self._decoder = ClientFrames(max_frame_bytes, allowance)
         self._stream = Stream(
             loop,
             fd,
@@ -54,24 +71,43 @@ class Session:
             on_broken=self._broken,
             on_closed=self._closed,
             max_outbound=MAX_OUTBOUND,
+            on_end=self._no_more,
+            on_drained=lambda: dispatcher.advance_later(self),
+            stall_s=STALL_S,
         )
 
+    # in -------------------------------------------------------------------------------------------
+
     def _frame(self, frame: bytes) -> None:
+        dispatcher = self._dispatcher
         try:
             query: Query | None = parse_query(frame)
         except UnusableQuery as error:
-            exchange = self._dispatcher.begin(self, None, error.query_id, error.command)
+            exchange = dispatcher.begin(self, None, error.query_id, error.command)
             exchange.reply = replies.invalid(str(error))
         except InvalidQuery as error:
             self._broken(error)
             return
         else:
             assert query is not None
-            exchange = self._dispatcher.begin(self, query, query.id, query.command.value)
+            exchange = dispatcher.begin(self, query, query.id, query.command.value)
+        exchange.size = len(frame)
+        self._waiting_bytes += len(frame)
         self._exchanges.append(exchange)
-        self._dispatcher.arrived(self, exchange)
-        if len(self._exchanges) >= MAX_UNANSWERED:
+        if exchange.at_once and len(self._exchanges) == 1 and self._takes_more():
+            # Now and not at the end of the turn: what comes behind it may change what it reads.
+            exchange.reply = dispatcher.read(exchange)
+        if exchange.reply is not None or exchange.at_once:
+            dispatcher.advance_later(self)
+        elif any(_sees(before, exchange) for before in self._exchanges):
+            self._behind.append(exchange)
+        else:
+            dispatcher.arrived(exchange)
+        if self._is_full():
             self._stream.pause(True)
+
+    def _is_full(self) -> bool:
+        return len(self._exchanges) >= MAX_UNANSWERED or self._waiting_bytes >= MAX_UNANSWERED_BYTES
 
     def _broken(self, error: InvalidQuery) -> None:
         self._dispatcher.rejected(self, str(error))
@@ -82,34 +118,66 @@ class Session:
         self._stream.pause(True)
         self._dispatcher.advance_later(self)
 
+    def _no_more(self) -> None:
+        """The client sends no more; it may be there to read (``nc -N``), or gone."""
+        self._ended_by_peer = self._loop.call_in(
+            HALF_CLOSED_S, lambda: self._stream.close("closed by peer")
+        )
+        self._dispatcher.advance_later(self)
+
+    # out ------------------------------------------------------------------------------------------
+
+    def _takes_more(self) -> bool:
+        return self._stream.outbound_bytes + self._out_bytes < ENOUGH_OUTBOUND
+
     def advance(self) -> bool:
         """Answer all that are at the head and can be; whether one of them changed something."""
         changed = False
-        while self._exchanges and not self._end_after:
+        while self._exchanges and not self._end_after and self._takes_more():
             exchange = self._exchanges[0]
-            if exchange.reply is None and exchange.reads:
+            if exchange.reply is None and exchange.at_once:
                 exchange.reply = self._dispatcher.read(exchange)
             if exchange.reply is None:
                 break
             self._exchanges.popleft()
+            self._waiting_bytes -= exchange.size
             query = exchange.query
             self._dispatcher.complete(exchange)
-            self._out.append(
-                exchange.reply.frame(exchange.query_id, with_code=query is not None and query.codes)
+            frame = exchange.reply.frame(
+                exchange.query_id, with_code=query is not None and query.codes
             )
+            self._out.append(frame)
+            self._out_bytes += len(frame)
             self._end_after = exchange.last
             changed = changed or not exchange.reads
+            if self._behind and exchange.reads:
+                self._let_go()
         return changed
+
+    def _let_go(self) -> None:
+        """A read was answered: begin the changes that waited for nothing else."""
+        behind, self._behind = self._behind, []
+        for exchange in behind:
+            before = []
+            for one in self._exchanges:
+                if one is exchange:
+                    break
+                before.append(one)
+            if any(_sees(one, exchange) for one in before):
+                self._behind.append(exchange)
+            else:
+                self._dispatcher.arrived(exchange)
 
     def transmit(self) -> None:
         """Send what ``advance`` has answered."""
         if self._out:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
+            self._out_bytes = 0
             self._stream.send(data)
-        if self._end_after:
+        if self._end_after or (self._ended_by_peer is not None and not self._exchanges):
             self._stream.end()
-        elif len(self._exchanges) < MAX_UNANSWERED // 2 and not self._held:
+        elif not self._held and self._ended_by_peer is None and not self._is_full():
             self._stream.pause(False)
 
     # an upgrade -----------------------------------------------------------------------------------
@@ -125,11 +193,13 @@ class Session:
 
     def hand_over(self) -> tuple[int, bytes, bytes] | None:
         """Let go of the connection: descriptor, received and not looked at, not yet sent. None: it is over."""
-        if self._end_after or not self._stream.open:
+        if self._end_after or self._ended_by_peer is not None or not self._stream.open:
             self._stream.close("it was ending")
             return None
         fd, unsent = self._stream.detach()
-        return fd, self._decoder.unread(), unsent
+        unread = self._decoder.unread()
+        self._decoder.forget()
+        return fd, unread, unsent
 
     def take_over(self, received: bytes, unsent: bytes) -> None:
         """Go on where the program before has let go."""
@@ -142,5 +212,25 @@ class Session:
         self._stream.close(reason)
 
     def _closed(self, reason: str) -> None:
+        if self._ended_by_peer is not None:
+            self._ended_by_peer.cancel()
+        self._decoder.forget()
+        for exchange in self._behind:
+            self._dispatcher.arrived(exchange)
+        self._behind.clear()
         self._dispatcher.session_over(self, reason, list(self._exchanges))
         self._exchanges.clear()
+
+
+def _sees(before: Exchange, change: Exchange) -> bool:
+    """Whether ``before`` reads what ``change`` may change, and has not yet."""
+    if before.reply is not None or not before.at_once:
+        return False
+    assert before.query is not None
+    assert change.query is not None
+    if before.query.command is Command.LIST:
+        return change.query.command in _CHANGES_LIST
+    return change.query.job is None or change.query.job == before.query.job
+
+
+_CHANGES_LIST: Final = frozenset({Command.PUSH, Command.DELETE, Command.RELOAD, Command.RESTART})

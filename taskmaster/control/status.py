@@ -38,7 +38,7 @@ def document(job: Job, path: str) -> bytes:
             "state": state.value,
             "desired": desired(job).value,
             "reason": _reason(job, state, wanted, now),
-            "since": timestamp(max((one.since_s for one in wanted), default=0.0)),
+            "since": timestamp(max((one.since_s for one in wanted), default=job.known_s)),
             "ready": state is State.RUNNING,
             "alive": alive,
             "of": 0 if job.spec is None else job.spec.proc_nr,

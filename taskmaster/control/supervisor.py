@@ -35,6 +35,7 @@ from taskmaster.wire.link import (
     Done,
     HandOver,
     Hello,
+    Inherited,
     Leave,
     Missing,
     Notice,
@@ -82,6 +83,8 @@ class Supervisor:
     ) -> None:
         self.loop = loop
         self.jobs: dict[str, Job] = {}
+        #: Why the daemon stops; empty while it does not.
+        self.closing = ""
         self._statedir = statedir
         self._audit = audit
         self._say = say
@@ -93,9 +96,11 @@ class Supervisor:
         self._by_pid: dict[int, tuple[Job, Watchdog]] = {}
         self._to_launch: deque[Job] = deque()
         self._acknowledge: dict[str, int] = {}
+        #: Children that might be of several jobs, by pid, with their start times.
+        self._unclaimed: dict[int, int] = {}
         self._on_heard: Callable[[], None] | None = None
         self._to_replace: deque[tuple[Job, Watchdog | None]] = deque()
-        self.reaper = Reaper(self._ended_by_pid)
+        self.reaper = Reaper(self._ended_by_pid, self._reaped)
 
     # jobs -----------------------------------------------------------------------------------------
 
@@ -111,7 +116,7 @@ class Supervisor:
 
     def forget(self, job: Job) -> None:
         """Know it no more; it has no watchdog by now."""
-        job.requests.fail_all(f'Job "{job.name}" is no more.')
+        job.requests.fail_all(self.closing or f'Job "{job.name}" is no more.')
         self.let_go(job)
         try:
             self._statedir.forget(job.name)
@@ -240,6 +245,11 @@ class Supervisor:
         if job.spec is None:
             return
         try:
+            if job.directory >= 0 and os.fstat(job.directory).st_nlink == 0:
+                # Somebody has removed the folder with what was in it: nothing is left to adopt by.
+                job.close_pipes(set())
+                os.close(job.directory)
+                job.directory = -1
             if job.directory < 0:
                 job.directory = self._statedir.job(job.name)
             if not self._find(job):
@@ -283,7 +293,8 @@ class Supervisor:
     def _launch(self, job: Job) -> None:
         assert job.spec is not None
         logs = str(self._logs / "jobs" / job.name)
-        made = launch.launch(job.spec, job.sha256, job.directory, logs, self._limits)
+        expected = any(one.pid is not None for one in job.statuses.values())
+        made = launch.launch(job.spec, job.sha256, job.directory, logs, self._limits, expected)
         self._take(job, Watchdog(made.pid, made.process, made.pidfd), made.link)
         self._audit.record(
             Event.WATCHDOG_LAUNCHED, job=job.name, pid=made.pid, relaunches=job.losses
@@ -367,6 +378,8 @@ class Supervisor:
             job.witness.watch(job.statuses.values())
         if first:
             job.trouble = ""
+            if job.inherited and watchdog.link is not None:
+                watchdog.link.send(Inherited(tuple(job.inherited.items())))
             if job.removing:
                 watchdog.leaving = watchdog.leaving or "removed"
             for request in job.requests.waiting():
@@ -467,6 +480,12 @@ class Supervisor:
         except ProcessLookupError:
             pass  # its end is seen by its descriptor in any case
 
+    def _reaped(self, pid: int) -> None:
+        """An orphan is no more; its number may be somebody else's soon."""
+        self._unclaimed.pop(pid, None)
+        for job in self.jobs.values():
+            job.inherited.pop(pid, None)
+
     def _ended_by_pid(self, pid: int) -> bool:
         found = self._by_pid.get(pid)
         if found is None:
@@ -494,6 +513,7 @@ class Supervisor:
             self._audit.record(
                 Event.WATCHDOG_ENDED, job=job.name, pid=watchdog.pid, reason=REPLACED
             )
+            self._inherit(job)
             job.requests.interrupted()
             self.bring_up(job)
             return
@@ -520,11 +540,35 @@ class Supervisor:
             retryS=round(retry_s, 3),
         )
         self._say.error(f"job {job.name}: {job.trouble}")
+        self._inherit(job)
         job.requests.interrupted()
         if retry_s:
             job.relaunch_timer = self.loop.call_in(retry_s, lambda: self.bring_up(job))
         else:
             self.bring_up(job)
+
+    def _inherit(self, job: Job) -> None:
+        """Remember what the dead watchdog had: the children that this process has only since.
+
+        Where another watchdog is dead too, whose were whose is told by the mark in the environment alone.
+        """
+        known = self._by_pid.keys() | self._unclaimed.keys()
+        known |= {pid for other in self.jobs.values() for pid in other.inherited}
+        alone = not any(self._is_dead(pid) for pid in self._by_pid)
+        for pid in procfs.children(os.getpid()):
+            status = None if pid in known else procfs.stat(pid)
+            if status is None or status.dead:
+                continue
+            name = job.name if alone else procfs.environment(pid).get("TASKMASTER_JOB", "")
+            owner = self.jobs.get(name)
+            if owner is None:
+                self._unclaimed[pid] = status.start
+            else:
+                owner.inherited[pid] = status.start
+
+    def _is_dead(self, pid: int) -> bool:
+        status = procfs.stat(pid)
+        return status is None or status.dead
 
     def _bury(self, watchdog: Watchdog) -> tuple[int | None, int | None]:
         """Give back everything that a dead watchdog had here; its exit code or signal, if known."""

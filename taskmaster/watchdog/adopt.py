@@ -46,6 +46,7 @@ def without_record(runner: Runner) -> None:
     this very state directory. Nothing else is touched, whatever its environment or its name say.
     """
     state = os.readlink(f"/proc/self/fd/{runner.directory}")
+    removed = " (deleted)"  # what /proc adds where somebody has removed the folder meanwhile
     pipes = {
         f"{state}/{fifos.name(number, stream)}": number
         for number in range(MAX_PROCESSES)
@@ -55,7 +56,7 @@ def without_record(runner: Runner) -> None:
         status = procfs.stat(pid)
         if status is None or status.dead or status.session != pid:
             continue
-        number = next((pipes[end] for end in procfs.outputs(pid) if end in pipes), None)
+        number = next((pipes[end] for end in _ends(pid, removed) if end in pipes), None)
         if number is None or number in runner.places:
             continue
         instance = procfs.environment(pid).get(INSTANCE_VARIABLE, "")
@@ -68,6 +69,10 @@ def without_record(runner: Runner) -> None:
         runner.captures.resume(number, runner.spec)
         runner.endings.resume = lambda place: resume(runner, place)
         _take(runner, place)
+
+
+def _ends(pid: int, removed: str) -> list[str]:
+    return [end.removesuffix(removed) for end in procfs.outputs(pid)]
 
 
 def _take(runner: Runner, place: Place) -> None:

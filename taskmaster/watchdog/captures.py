@@ -150,7 +150,11 @@ class Captures:
     def _log_file(self, path: str) -> LogFile:
         folder, name = self._split(path)
         try:
-            file = LogFile(os.open(folder, _FOLDER_FLAGS), name)
+            file = LogFile(
+                os.open(folder, _FOLDER_FLAGS),
+                name,
+                lambda: os.open(self._split(path)[0], _FOLDER_FLAGS),
+            )
             try:
                 file.open()
             except OSError:

@@ -33,7 +33,8 @@ class Endings:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._to_reap: list[int] = []
+        #: Children that have ended, until the record says so.
+        self.to_reap: list[int] = []
         self.ask: Callable[[Place], None] = lambda place: None
         self.resume: Callable[[Place], None] = lambda place: None
 
@@ -178,27 +179,36 @@ class Endings:
     def reap_later(self, place: Place) -> None:
         """What was the place's process is to be reaped, if it is ours to reap, after the next record."""
         if place.own_child and place.pid is not None:
-            self._to_reap.append(place.pid)
+            self.to_reap.append(place.pid)
         place.own_child = False
 
     def reap(self) -> None:
         """Only after the record was written: until then the kernel keeps the status for a replacement."""
-        for pid in self._to_reap:
+        for pid in self.to_reap:
             # One that reported a failure may still be on its way out; SIGCHLD brings it back here.
             children.reap(pid)
-        self._to_reap.clear()
+        self.to_reap.clear()
 
     def collect_orphans(self) -> None:
         """Reap what was re-parented to us, and notice children whose pidfd could not be had."""
-        by_pid = {place.pid: place for place in self._runner.places.values() if place.own_child}
-        unreaped = set(self._to_reap)
-        while (pid := children.peek_any()) is not None:
-            place = by_pid.pop(pid, None)
-            if place is not None:
-                status = children.peek(pid)
-                assert status is not None
-                self.ended(place, status)
+        pid = children.peek_any()
+        if pid is None:
+            return
+        by_pid = {
+            place.pid: place
+            for place in self._runner.places.values()
+            if place.own_child and place.pid is not None
+        }
+        unreaped = set(self.to_reap)
+        while pid is not None:
+            if pid in by_pid:
+                # Where one has ended others may have too: all are looked at for one record.
+                for number, place in by_pid.items():
+                    status = children.peek(number)
+                    if status is not None:
+                        self.ended(place, status)
                 return  # reaped after the next record; the rest is collected then
             if pid in unreaped:
                 return
             children.reap(pid)
+            pid = children.peek_any()

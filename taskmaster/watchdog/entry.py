@@ -37,7 +37,8 @@ LOCK: Final = "lock"
 
 class Launch(msgspec.Struct):
     """What a new watchdog is given. ``directory``, ``link``: descriptors; ``logs``: the job's log folder;
-    ``limits``: the rlimits that the daemon was started with, for the job's processes."""
+    ``limits``: the rlimits that the daemon was started with, for the job's processes; ``expected``: processes
+    of the job run, so that without a record they are to be looked for."""
 
     spec: JobSpec
     sha256: str
@@ -45,6 +46,7 @@ class Launch(msgspec.Struct):
     link: int
     logs: str
     limits: tuple[tuple[int, tuple[int, int]], ...]
+    expected: bool
 
 
 def run(launch: Launch) -> NoReturn:
@@ -105,9 +107,11 @@ def _serve(launch: Launch) -> int:
     except record.UnusableRecord as error:
         service.unusable_record(str(error))
         adopt.without_record(service.runner)
-        found = None
-    if found is not None:
-        adopt.adopt(service.runner, found)
+    else:
+        if found is not None:
+            adopt.adopt(service.runner, found)
+        elif launch.expected:
+            adopt.without_record(service.runner)
     service.begin(launch.link)
     loop.run()
     return 0

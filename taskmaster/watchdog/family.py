@@ -33,18 +33,24 @@ class Family:
         self._instance = instance
         #: Whether processes of this job may be children of somebody else.
         self.has_strangers = False
+        #: What dead watchdogs had and left to the control plane, by pid and start time. Here it needs no mark:
+        #: its environment may be erased and its session its own.
+        self.inherited: list[tuple[int, int]] = []
         self._seen: Members | None = None
 
     def look_again(self) -> None:
         """What was seen is old now. One look at all of /proc serves everything that a turn asks."""
         self._seen = None
 
-    def orphans(self, places: Iterable[Place]) -> bool:
-        """Whether anything may live beside the processes themselves and what descends from them. Cheap."""
+    def orphans(self, places: Iterable[Place], dead: Iterable[int]) -> bool:
+        """Whether anything may live beside the processes themselves and what descends from them. Cheap.
+
+        ``dead``: children that have ended and wait to be reaped.
+        """
         if self.has_strangers:
             return True
-        mains = {place.pid for place in places}
-        return any(child not in mains for child in procfs.children(os.getpid()))
+        known = {place.pid for place in places} | set(dead)
+        return any(child not in known for child in procfs.children(os.getpid()))
 
     def members(self, places: Iterable[Place]) -> Members:
         """Everything that lives of this job, each process's own pid included.
@@ -66,6 +72,7 @@ class Family:
                 self._add_attributed(child, sessions, found, seen)
         if self.has_strangers:
             before = len(seen)
+            self._add_inherited(sessions, found, seen)
             for pid in procfs.everyone():
                 if pid not in seen:
                     self._add_stranger(pid, sessions, found, seen)
@@ -73,6 +80,16 @@ class Family:
                 self.has_strangers = False
         self._seen = found
         return found
+
+    def _add_inherited(self, sessions: dict[int, int], found: Members, seen: set[int]) -> None:
+        living = []
+        for pid, start in self.inherited:
+            status = procfs.stat(pid)
+            if status is not None and status.start == start and not status.dead:
+                living.append((pid, start))
+                if pid not in seen:
+                    self._add_attributed(pid, sessions, found, seen)
+        self.inherited = living
 
     def _add(
         self, root: int, number: int | None, found: Members, seen: set[int], start: int | None

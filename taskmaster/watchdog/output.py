@@ -34,21 +34,34 @@ _TURN_STEPS: Final = 64
 class LogFile:
     """One output file and its rotated predecessors ``NAME.1`` (newest) and up.
 
-    ``directory`` is a descriptor that this object owns, ``name`` a plain file name in it.
+    ``directory`` is a descriptor that this object owns, ``name`` a plain file name in it. ``reopen`` opens the
+    folder anew where somebody has removed it.
     """
 
-    def __init__(self, directory: int, name: str) -> None:
+    def __init__(self, directory: int, name: str, reopen: Callable[[], int] | None = None) -> None:
         self._directory = directory
         self._name = name
+        self._reopen = reopen
         self.fd = -1
         self.size = 0
         self.regular = True  # a device can be written but neither measured nor rotated
 
     def open(self) -> None:
         """Open for writing behind what is there. Raises OSError; a symbolic link is refused (ELOOP)."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        self.fd = os.open(self._name, flags, 0o640, dir_fd=self._directory)
+        try:
+            self.fd = self._open()
+        except FileNotFoundError:
+            if self._reopen is None:
+                raise
+            directory = self._reopen()
+            os.close(self._directory)
+            self._directory = directory
+            self.fd = self._open()
         self.refresh()
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        return os.open(self._name, flags, 0o640, dir_fd=self._directory)
 
     def refresh(self) -> None:
         """Find out how large the file is; opens a new one where somebody has deleted it."""

@@ -62,7 +62,8 @@ class NoticeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class StateRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a replacement needs. ``instance`` is in the environment of every process of the job,
-    ``ledger`` names the row of notices that ``next_notice`` counts."""
+    ``ledger`` names the row of notices that ``next_notice`` counts, ``inherited`` what dead watchdogs left
+    to the control plane, by pid and start time."""
 
     format: int
     job: str
@@ -72,6 +73,7 @@ class StateRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spec: JobSpec
     sha256: str
     gaps: int
+    inherited: tuple[tuple[int, int], ...]
     next_notice: int
     places: tuple[PlaceRecord, ...]
     notices: tuple[NoticeRecord, ...] = ()

@@ -199,6 +199,7 @@ class Runner:
             spec=self.spec,
             sha256=self.sha256,
             gaps=int(self.family.has_strangers),
+            inherited=tuple(self.family.inherited),
             next_notice=self.notices.next_number,
             places=tuple(place.record() for place in self.places.values()),
             notices=self.notices.records(),
@@ -267,9 +268,16 @@ class Runner:
         self.instance = instance
         self.family = Family(instance)
 
+    def inherit(self, processes: tuple[tuple[int, int], ...]) -> None:
+        """Take for the job's own what its dead watchdog had."""
+        self.family.inherited = list(processes)
+        self.family.has_strangers = True
+        self._dirty = True
+
     def adopted(self, found: StateRecord) -> None:
         """Take over identity, definition and notices from the record of a dead watchdog."""
         self.of_instance(found.instance)
+        self.family.inherited = list(found.inherited)
         self.ledger = found.ledger
         self.spec, self.sha256 = found.spec, found.sha256
         self.notices = Notices(found.notices, found.next_notice)

@@ -25,6 +25,7 @@ from taskmaster.wire.link import (
     Done,
     HandOver,
     Hello,
+    Inherited,
     Leave,
     Missing,
     Ping,
@@ -85,6 +86,8 @@ class Service:
             if self.runner.notices.acknowledge(message.through):
                 # At once: what a record still holds is told again by a replacement.
                 self.runner.mark_dirty()
+        elif isinstance(message, Inherited):
+            self.runner.inherit(message.processes)
         elif isinstance(message, Retire):
             self._begun(message.id)
             self._verbs.retire(message.id)

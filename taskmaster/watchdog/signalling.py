@@ -127,7 +127,8 @@ class Signalling:
 
     def _left(self, place: Place) -> list[ProcStat]:
         """What is left of a process that has ended. Raises OSError where /proc cannot be read."""
-        if self._runner.family.orphans(self._runner.places.values()):
+        runner = self._runner
+        if runner.family.orphans(runner.places.values(), runner.endings.to_reap):
             return self.of(place)
         return []
 

@@ -28,12 +28,13 @@ _FORKS_A_TURN: Final = 16
 
 class Spawning:
     """Starts the processes of one runner. ``limits``: rlimits for them. ``failed`` is told of each start that
-    failed, in words."""
+    failed, in words, ``succeeded`` of the others."""
 
     def __init__(self, runner: Runner, limits: process.Limits) -> None:
         self._runner = runner
         self._limits = limits
         self.failed: Callable[[Place, str], None] = lambda place, words: None
+        self.succeeded: Callable[[Place], None] = lambda place: None
 
     def fork_wanted(self) -> list[Place]:
         forked: list[Place] = []
@@ -147,6 +148,7 @@ class Spawning:
         place.error = ""
         place.exit_unknown = False
         self._runner.feed(place, Spawned())
+        self.succeeded(place)
         if place.outdated:
             place.outdated = False
             if place.process.desired is Desired.UP:

@@ -33,6 +33,8 @@ class _Pending:
         self.outcome = outcome
         self.places = places
         self.errors: dict[int, str] = {}
+        #: Numbers of those that are programs, or were when this was asked.
+        self.started = {place.number for place in places if place.pid is not None}
 
 
 class Verbs:
@@ -52,6 +54,7 @@ class Verbs:
             "ensure": self._ensure,
         }
         runner.spawning.failed = self._start_failed
+        runner.spawning.succeeded = self._started
 
     @property
     def retiring(self) -> bool:
@@ -106,7 +109,10 @@ class Verbs:
             if place.process.desired is Desired.UP and place.phase not in ALIVE:
                 self._runner.feed(place, Start())
         self._drop_surplus()
-        self._wait_for(request, SUCCESS)
+        if any(place.process.desired is Desired.UP for place in wanted):
+            self._wait_for(request, SUCCESS)
+        else:
+            self._answer(request, SUCCESS, "")
 
     def _restart(self, request: int) -> None:
         self._take_down(self._wanted())
@@ -154,6 +160,14 @@ class Verbs:
                 if place.process.desired is Desired.UP and place.phase is not Phase.EXITED
             ]
             self._take_down(again)
+        else:
+            # What failed under the old definition may do better under the new one.
+            again = [
+                place
+                for place in runner.places.values()
+                if place.process.desired is Desired.UP
+                and place.phase in (Phase.FATAL, Phase.BACKOFF)
+            ]
         runner.spec, runner.sha256 = spec, sha256
         runner.mark_dirty()
         wanted_up = any(place.process.desired is Desired.UP for place in runner.places.values())
@@ -194,6 +208,10 @@ class Verbs:
         for pending in self._pending:
             pending.errors.setdefault(place.number, words)
 
+    def _started(self, place: Place) -> None:
+        for pending in self._pending:
+            pending.started.add(place.number)
+
     def settle(self) -> bool:
         """Answer what has its outcome; True when the job has come to its end.
 
@@ -209,6 +227,9 @@ class Verbs:
         return self._retiring is not None and self._runner.idle()
 
     def _answer_pending(self, pending: _Pending) -> None:
+        for place in pending.places:
+            if place.process.desired is Desired.DOWN and place.number not in pending.started:
+                pending.errors.setdefault(place.number, "stopped before it was started")
         failed = [f"process {number}: {words}" for number, words in pending.errors.items()]
         if failed:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""

@@ -25,15 +25,25 @@ _LENGTH: Final = struct.Struct("!I")
 MAX_LINK_FRAME: Final = 16 * 1024 * 1024
 
 
+class Allowance:
+    """How many bytes of unfinished frames all connections together may hold: ``max_bytes``."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used = 0
+
+
 class ClientFrames:
     """The receiving side of one client connection.
 
-    ``max_bytes`` caps one frame, its ``;;`` not counted. After InvalidQuery was raised the stream is
-    dead: every further call raises the same again.
+    ``max_bytes`` caps one frame, its ``;;`` not counted; ``allowance`` what this and others hold together.
+    After InvalidQuery was raised the stream is dead: every further call raises the same again.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, allowance: Allowance | None = None) -> None:
         self._max = max_bytes
+        self._allowance = Allowance(1 << 62) if allowance is None else allowance
+        self._counted = 0
         self._buffer = bytearray()
         self._searched = 0  # bytes already known to hold no end mark: each byte is scanned once
         self._dead: InvalidQuery | None = None
@@ -42,6 +52,15 @@ class ClientFrames:
         """Take bytes as they came."""
         if self._dead is None:
             self._buffer += data
+
+    def forget(self) -> None:
+        """The connection is over: what is held counts for nobody any more."""
+        self._buffer.clear()
+        self._count()
+
+    def _count(self) -> None:
+        self._allowance.used += len(self._buffer) - self._counted
+        self._counted = len(self._buffer)
 
     def unread(self) -> bytes:
         """What was received and not yet handed out, for a decoder in another process to go on with."""
@@ -71,14 +90,19 @@ class ClientFrames:
             raise self._die(f"Frame over {self._max} bytes; nothing of it was used.")
         if end < 0:
             self._searched = len(buffer)
+            self._count()
+            if self._allowance.used > self._allowance.max_bytes:
+                raise self._die("Too much unfinished input from all clients together.")
             return None
         frame = bytes(buffer[:end])
         del buffer[: end + len(END)]
         self._searched = 0
+        if self._counted:
+            self._count()
         return frame
 
     def _die(self, message: str) -> InvalidQuery:
-        self._buffer.clear()
+        self.forget()
         self._dead = InvalidQuery(message, fatal=True)
         return self._dead
 

@@ -85,6 +85,12 @@ class Retire(msgspec.Struct, tag="retire", frozen=True):
     id: int
 
 
+class Inherited(msgspec.Struct, tag="inherited", frozen=True):
+    """Processes, by pid and start time, that became the control plane's when a watchdog of this job died."""
+
+    processes: tuple[tuple[int, int], ...]
+
+
 class Leave(msgspec.Struct, tag="leave", frozen=True):
     """End and touch nothing: a replacement adopts the processes. Answered with the end of the link."""
 
@@ -151,7 +157,7 @@ class Notice(msgspec.Struct, tag="notice", frozen=True):
     fields: dict[str, Any]
 
 
-ToWatchdog = Configure | Act | HandOver | Acknowledge | Retire | Leave | Ping
+ToWatchdog = Configure | Act | HandOver | Acknowledge | Inherited | Retire | Leave | Ping
 ToControl = Hello | Published | Begun | Done | Missing | Notice
 
 _encoder: Final = msgspec.json.Encoder()

@@ -67,7 +67,14 @@ _RULES = {
     "minLength": lambda v, g, s: not isinstance(v, str) or len(v) >= g,
     "pattern": lambda v, g, s: not isinstance(v, str) or bool(re.search(g, v)),
     "minItems": lambda v, g, s: not isinstance(v, list) or len(v) >= g,
-    "items": lambda v, g, s: not isinstance(v, list) or all(valid(each, g) for each in v),
+    "items": lambda v, g, s: (
+        not isinstance(v, list)
+        or all(valid(each, g) for each in v[len(s.get("prefixItems", ())) :])
+    ),
+    "prefixItems": lambda v, g, s: (
+        not isinstance(v, list)
+        or all(map(valid, v, g))  # zip: a shorter list has fewer to be checked
+    ),
     "required": lambda v, g, s: not isinstance(v, dict) or all(name in v for name in g),
     "properties": _properties,
     "additionalProperties": _additional,

@@ -42,6 +42,7 @@ EXPECTED = (
     "FATAL",
     "being removed",
     "is no more",
+    "stopped before it was started",
 )
 
 

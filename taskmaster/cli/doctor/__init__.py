@@ -1,0 +1,1 @@
+"""``taskmasterctl doctor``: what is wrong, in words, and which command mends it."""

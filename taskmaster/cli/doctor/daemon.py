@@ -1,0 +1,194 @@
+"""What the doctor looks at of taskmasterd itself: who holds the lock, whether it answers, and what it says."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+from taskmaster.cli import outcomes
+from taskmaster.cli.client import Client
+from taskmaster.cli.doctor import looking
+from taskmaster.cli.doctor.jobs import Surroundings
+from taskmaster.cli.doctor.looking import OK, PROBLEM, STATE, WARNING, Finding, Unusable
+from taskmaster.cli.doctor.where import Where
+from taskmaster.core import names
+from taskmaster.errors import TaskmasterError
+
+#: A daemon that is well answers within milliseconds.
+ANSWER_S = 5.0
+_STATUS_WINDOW = 32
+_DAEMON, _AUDIT = "taskmasterd", "audit log"
+
+
+class Daemon:
+    """Whoever holds the lock of the state directory (a descriptor), and what it answers.
+
+    ``watchdogs``: those of all jobs, for what only they know when it is gone.
+    """
+
+    def __init__(self, state: int, where: Where, watchdogs: dict[str, int]) -> None:
+        self.findings: list[Finding] = []
+        self.pid: int | None = None
+        self._state = state
+        self._where = where
+        running = False
+        try:
+            holder = looking.lock_holder(state)
+        except Unusable as error:
+            path = shlex.quote(f"{where.state}/lock")
+            self._say(PROBLEM, f"its lock cannot be looked at: {error}", f"ls -l {path}")
+        else:
+            running = holder is not None
+            self.pid = None if holder == looking.SOMEBODY else holder
+        itself = [] if self.pid is None else [self.pid]
+        self.around = Surroundings(
+            where.state,
+            owner=os.fstat(state).st_uid,
+            daemon=running,
+            logs=_log_folders(self.pid, watchdogs, where.state),
+            start=_start_command([*itself, *watchdogs.values()]) or where.start,
+            ctl=where.ctl,
+        )
+        self._examine()
+
+    def _say(self, level: str, text: str, mend: str = "", about: str = _DAEMON) -> None:
+        self.findings.append(Finding(level, about, text, mend))
+
+    def _is_ill(self, text: str, mend: str) -> None:
+        self._say(PROBLEM, text, mend)
+        self.around.mend = mend
+
+    def _examine(self) -> None:
+        socket = looking.entry(self._state, "control.sock")
+        if socket is not None and stat.S_ISSOCK(socket.st_mode) and socket.st_mode & 0o077:
+            path = f"{self._where.state}/control.sock"
+            text = f"{path} is open to other users, who can stop every job through it"
+            self._say(PROBLEM, text, f"chmod 600 {shlex.quote(path)}", STATE)
+        if not self.around.daemon:
+            left = "" if socket is None else ": control.sock is left of one that is gone"
+            self._is_ill(f"none runs with this state directory{left}", self.around.start)
+        elif self.pid is None or self._is_well(self.pid):
+            self._ask(has_socket=socket is not None)
+
+    def _is_well(self, pid: int) -> bool:
+        """Whether it is worth asking."""
+        user, owner = looking.user(pid), self.around.owner
+        if user is not None and user != owner:
+            text = f"it is of uid {owner}, and taskmasterd (pid {pid}) of uid {user}"
+            self._say(PROBLEM, text, f"chown -R {user} {shlex.quote(self._where.state)}", STATE)
+        process = looking.process(pid)
+        if looking.command_line(pid) and not looking.is_ours(pid):
+            text = f"the lock is held by pid {pid} ({looking.name(pid)}), which is no taskmasterd"
+            self._is_ill(text, f"kill {pid}")
+        elif process is not None and process.stopped:
+            text = f"pid {pid} is stopped and answers nobody; its jobs run on"
+            self._is_ill(text, f"kill -CONT {pid}")
+        else:
+            return True
+        return False
+
+    def _ask(self, *, has_socket: bool) -> None:
+        pid, where, around = self.pid, self._where, self.around
+        who = "it" if pid is None else f"pid {pid}"
+        # The jobs' processes survive this, and are found again.
+        anew = around.start if pid is None else f"kill -KILL {pid}; {around.start}"
+        if not has_socket and where.server.path == f"{where.state}/control.sock":
+            text = (
+                f"{who} runs, and there is no control.sock here: it was removed, or is elsewhere (-c names "
+                "it). Jobs run on when taskmasterd is started anew"
+            )
+            self._is_ill(text, anew)
+            return
+        client = Client(where.server, ANSWER_S)
+        try:
+            around.statuses = _statuses(client)
+            listener = client.server_pid()
+            # No job can have this name, so nothing is done; but what changes something is refused
+            # even before that where the audit log cannot take it.
+            refused = next(outcomes.ask(client, "repair", [""]))
+        except TaskmasterError as error:
+            text = f"{who} does not answer: {error} Jobs run on when it is started anew"
+            self._is_ill(text, anew)
+            return
+        finally:
+            client.close()
+        if pid is not None and listener not in (0, pid):
+            text = f"pid {listener} answers at {where.server}, and pid {pid} holds the lock"
+            self._say(PROBLEM, text, f"ps -o pid,args -p {listener},{pid}")
+            return
+        jobs = len(around.statuses)
+        self._say(OK, f"{who} answers; it has {jobs} job{'' if jobs == 1 else 's'}")
+        self._look_at_audit(refused.code, refused.error)
+
+    def _look_at_audit(self, code: str, error: str) -> None:
+        path = _audit_file(self.pid)
+        if code == "audit-unwritable":
+            self._say(PROBLEM, error, f"df -h {shlex.quote(path or '/')}", _AUDIT)
+        elif code == "closing":
+            self._say(WARNING, error, f"{self._where.ctl} status")
+        else:
+            self._say(OK, path or "is written", about=_AUDIT)
+
+    def ask_again(self) -> None:
+        """Have the statuses that belong to another look at the jobs."""
+        if self.around.statuses is None:
+            return
+        client = Client(self._where.server, ANSWER_S)
+        try:
+            self.around.statuses = _statuses(client)
+        except TaskmasterError:  # it went meanwhile: what the files say still holds
+            self.around.statuses = None
+        finally:
+            client.close()
+
+
+def _statuses(client: Client) -> dict[str, dict[str, Any]]:
+    statuses = {}
+    jobs = outcomes.job_names(client)
+    for found in outcomes.ask(client, "status", jobs, expected="status", window=_STATUS_WINDOW):
+        if client.lost is not None:
+            raise client.lost
+        # A name that is none may hold what a shell acts upon, and goes into commands here.
+        if not found.status and names.is_valid(str(found.job)):
+            statuses[str(found.job)] = outcomes.document(found)
+    return statuses
+
+
+def _start_command(known: Sequence[int]) -> str:
+    """What starts taskmasterd, told by one of its processes: each has the command line of the first.
+
+    Only of processes of this very user: another's command line is not to be put into root's hand.
+    """
+    for pid in known:
+        if looking.user(pid) != os.geteuid() or not looking.is_ours(pid):
+            continue
+        unit = looking.unit(pid)
+        if unit:
+            return f"systemctl {'--user ' if os.geteuid() else ''}start {unit}"
+        folder = looking.working_directory(pid)
+        begin = "" if folder == "/" else f"cd {shlex.quote(folder)} && "
+        return begin + shlex.join(looking.command_line(pid))
+    return ""
+
+
+def _log_folders(pid: int | None, watchdogs: dict[str, int], state: str) -> list[str]:
+    """Folders in which a job's log folder may be: where logs are open now, and beside the audit log."""
+    found = [f"{os.path.dirname(_audit_file(pid))}/jobs"] if _audit_file(pid) else []
+    for job, watchdog in watchdogs.items():
+        for path in looking.opened(watchdog).values():
+            folder, _, name = path.rpartition("/")
+            if name == job and folder not in (f"{state}/jobs", *found):
+                found.append(folder)
+    return found
+
+
+def _audit_file(pid: int | None) -> str:
+    """The one file that the daemon has open for appending, but for what its messages go to."""
+    if pid is not None:
+        for fd, path in looking.opened(pid).items():
+            if fd > 2 and path.startswith("/") and looking.flags(pid, fd) & os.O_APPEND:
+                return path
+    return ""

@@ -1,0 +1,51 @@
+"""What the doctor is to look at: the state directory, and the server that belongs to it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+
+from taskmaster.cli import address
+from taskmaster.cli.address import Address
+
+
+class Where:
+    """What is looked at: the state directory, and the server to ask.
+
+    ``ctl``, ``start``: the commands that ask this server, and that start it if nobody knows better.
+    """
+
+    __slots__ = ("ctl", "server", "start", "state")
+
+    def __init__(self, state: str, server: Address, *, ctl: str, start: str) -> None:
+        self.state, self.server, self.ctl, self.start = state, server, ctl, start
+
+
+def find(
+    server: str | None, state: str | None, environ: Mapping[str, str], euid: int
+) -> Where | None:
+    """What -c, --state and the environment name; None where that is only a TCP port."""
+    named = server is not None or bool(environ.get(address.SERVER_VARIABLE))
+    asked = address.choose(server, environ, euid)
+    if state is not None:
+        state = os.path.abspath(state)
+        if not named:
+            server = f"{state}/control.sock"
+            asked = Address(path=server)
+    elif not asked.path and named:
+        return None
+    else:
+        asked = asked if asked.path else Address(path=_default_socket(environ, euid))
+        state = os.path.dirname(os.path.abspath(asked.path))
+    ctl = "taskmasterctl" if server is None else f"taskmasterctl -c {shlex.quote(server)}"
+    defaults = [os.path.dirname(path) for path in address.socket_candidates(environ, euid)]
+    start = "taskmasterd" if state in defaults else "taskmasterd (with the -c CONFIG it always has)"
+    return Where(state, asked, ctl=ctl, start=start)
+
+
+def _default_socket(environ: Mapping[str, str], euid: int) -> str:
+    """Where the socket would be: where a folder for it is, else where the daemon would make one."""
+    candidates = address.socket_candidates(environ, euid)
+    there = [path for path in candidates if os.path.isdir(os.path.dirname(path))]
+    return (there or candidates)[0]
