@@ -8,7 +8,7 @@ phase                Start            Stop (Kill)             Spawned           
 ===================  ===============  ======================  =====================  =====================
 STOPPED EXITED       SPAWNING, spawn  STOPPED; with remains   -                      -
 FATAL                                 STOPPING, signal
-SPAWNING             up               down (kill: at once)    STARTING, arm stable;  BACKOFF or FATAL;
+SPAWNING             up               down (kill: at once)    STARTING or RUNNING;   BACKOFF or FATAL;
                                                               down: STOPPING         down: STOPPED
 STARTING             up               STOPPING, signal        -                      -
 RUNNING              already          STOPPING, signal        -                      -
@@ -158,7 +158,7 @@ def _disarm(process: Process) -> tuple[Effect, ...]:
 
 
 def _want_up(process: Process, event: Start, spec: JobSpec) -> Outcome:
-    return _to(process, process.phase, desired=Desired.UP, urgent=False), ()
+    return _to(process, process.phase, desired=Desired.UP), ()
 
 
 def _stop_idle(process: Process, event: Stop | Kill, spec: JobSpec) -> Outcome:
@@ -195,8 +195,9 @@ def _kill_stopping(process: Process, event: Kill, spec: JobSpec) -> Outcome:
 
 
 def _spawned(process: Process, event: Spawned, spec: JobSpec) -> Outcome:
-    if process.desired is Desired.DOWN:
-        return _stop_alive(process, Kill() if process.urgent else Stop(), spec)
+    if process.urgent or process.desired is Desired.DOWN:
+        down, effects = _stop_alive(process, Kill() if process.urgent else Stop(), spec)
+        return _to(down, down.phase, desired=process.desired), effects
     if spec.start_time_s == 0:
         return _to(process, Phase.RUNNING, failures=0), ()
     return _to(process, Phase.STARTING), (Arm(Timer.STABLE, spec.start_time_s),)
@@ -205,6 +206,8 @@ def _spawned(process: Process, event: Spawned, spec: JobSpec) -> Outcome:
 def _spawn_failed(process: Process, event: SpawnFailed, spec: JobSpec) -> Outcome:
     if process.desired is Desired.DOWN:
         return _to(process, Phase.STOPPED, urgent=False), ()
+    if process.urgent:
+        return _begin(process)  # our own SIGKILL, and wanted up since: no failed start
     if event.transient:
         # Counted like a crash: it makes the delays grow, and never gives up.
         return _wait(_to(process, Phase.BACKOFF, crashes=process.crashes + 1), event.jitter)

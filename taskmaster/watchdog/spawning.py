@@ -42,16 +42,23 @@ class Spawning:
             if len(forked) == _FORKS_A_TURN:
                 self._runner.loop.call_in(0, self._runner.mark_dirty)
                 break
-            if place.phase is not Phase.SPAWNING or place.process.desired is Desired.DOWN:
+            down = place.process.desired is Desired.DOWN or place.process.urgent
+            if place.phase is not Phase.SPAWNING or down:
                 place.wants_spawn = False
                 if place.phase is Phase.SPAWNING:
-                    self._runner.feed(place, SpawnFailed())
+                    self._not_to_be(place)
                 continue
             if self._is_clear(place):
                 place.wants_spawn = False
                 if self._fork(place):
                     forked.append(place)
         return forked
+
+    def _not_to_be(self, place: Place) -> None:
+        """A start was taken back before anything was forked; what an earlier process left goes too."""
+        self._runner.feed(place, SpawnFailed())
+        if place.phase is Phase.STOPPED and self._runner.signalling.left_behind(place):
+            self._runner.feed(place, Stop(True))
 
     def _is_clear(self, place: Place) -> bool:
         try:

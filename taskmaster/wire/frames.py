@@ -79,14 +79,16 @@ class ClientFrames:
             raise self._dead
         buffer = self._buffer
         if self._searched == 0:
-            blank = len(buffer) - len(buffer.lstrip(_BLANK))
-            del buffer[:blank]
+            if buffer and buffer[0] in _BLANK:  # else no copy: many small frames may wait in it
+                del buffer[: len(buffer) - len(buffer.lstrip(_BLANK))]
             if not buffer:
                 return None
             if buffer[0] != 0x7B:  # {
                 raise self._die(_foreign(bytes(buffer[:16])))
         end = buffer.find(END, max(self._searched - 1, 0))
-        if (end if end >= 0 else len(buffer)) > self._max:
+        # Half an end mark at the end of what has come is no byte of the frame.
+        length = end if end >= 0 else len(buffer) - buffer.endswith(END[:1])
+        if length > self._max:
             raise self._die(f"Frame over {self._max} bytes; nothing of it was used.")
         if end < 0:
             self._searched = len(buffer)

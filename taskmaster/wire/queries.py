@@ -87,17 +87,22 @@ class Query(msgspec.Struct):
     leave_jobs: bool = False
 
 
+_NULL: Final = msgspec.Raw(b"null")
+#: Stands for a number out of range: of no type that any field may have.
+_UNUSABLE: Final = object()
+
+
 class _Wire(msgspec.Struct, rename="camel"):
     """A query as it comes; every key is checked by hand so that each error can name it."""
 
-    command: Any = None
-    cmd: Any = None
-    job: Any = None
-    data: Any = None
+    command: msgspec.Raw = _NULL
+    cmd: msgspec.Raw = _NULL
+    job: msgspec.Raw = _NULL
+    data: msgspec.Raw = _NULL
     id: msgspec.Raw = msgspec.Raw()
-    wait: Any = None
-    codes: Any = False
-    leave_jobs: Any = False
+    wait: msgspec.Raw = _NULL
+    codes: msgspec.Raw = _NULL
+    leave_jobs: msgspec.Raw = _NULL
 
 
 class UnusableQuery(InvalidQuery):
@@ -129,7 +134,10 @@ def parse_query(frame: bytes) -> Query:
     except msgspec.MsgspecError as error:
         raise InvalidQuery(f"Not a JSON object: {error}.", fatal=True) from None
     query_id = _checked_id(bytes(wire.id))
-    word = wire.command if wire.command is not None else wire.cmd
+    word = _value(wire.command)
+    old_dialect = word is None
+    if old_dialect:
+        word = _value(wire.cmd)
     if word is None:
         raise UnusableQuery('Missing field "command".', query_id)
     if not isinstance(word, str):
@@ -141,13 +149,13 @@ def parse_query(frame: bytes) -> Query:
     try:
         return Query(
             command,
-            _job(command, wire.job),
-            _data(command, wire.data),
+            _job(command, _value(wire.job)),
+            _data(command, _value(wire.data)),
             query_id,
-            _wait(wire.wait),
-            wire.command is None,
-            wire.codes is True,
-            wire.leave_jobs is True,
+            _wait(_value(wire.wait)),
+            old_dialect,
+            _value(wire.codes) is True,
+            _value(wire.leave_jobs) is True,
         )
     except InvalidQuery as error:
         raise UnusableQuery(str(error), query_id, command.value) from None
@@ -156,6 +164,16 @@ def parse_query(frame: bytes) -> Query:
 def shown(text: str, limit: int = 60) -> str:
     """Foreign text in quotes, as ASCII and cut to ``limit`` characters: safe in any log or terminal."""
     return ascii(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def _value(raw: msgspec.Raw) -> Any:
+    """One value of the object. Decoded by itself, so that a number out of range spoils no more than its key."""
+    if raw is _NULL:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return _UNUSABLE
 
 
 def _checked_id(raw: bytes) -> bytes:

@@ -353,6 +353,8 @@ def test_start_after_a_kill_that_hits_the_spawn(restart, outcome):
     host.tell(Start(), Kill(), Start(), *outcome)
     assert (host.phase, host.process.failures) == (Phase.SPAWNING, 0)
     assert len(host.spawned_at) == 2
+    host.tell(Spawned())
+    assert host.phase is Phase.STARTING  # this one is not killed as well
 
 
 def test_an_administrator_s_start_is_a_clean_slate():

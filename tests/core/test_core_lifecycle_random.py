@@ -119,4 +119,4 @@ class Life(RuleBasedStateMachine):
 class TestLife(Life.TestCase):
     """No sequence of commands and accidents breaks a law."""
 
-    settings = settings(max_examples=200, stateful_step_count=40, deadline=None, derandomize=True)
+    settings = settings(max_examples=120, stateful_step_count=40, deadline=None, derandomize=True)

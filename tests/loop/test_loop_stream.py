@@ -8,6 +8,7 @@ import random
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,13 @@ class Peers:
     """A Stream of ours, what it told, and the socket of its peer."""
 
     def __init__(
-        self, loop: EventLoop, ours: socket.socket, theirs: socket.socket, cap: int, link: bool
+        self,
+        loop: EventLoop,
+        ours: socket.socket,
+        theirs: socket.socket,
+        cap: int,
+        link: bool,
+        **more: Any,
     ) -> None:
         self.peer = theirs
         self.frames: list[bytes] = []
@@ -46,6 +53,7 @@ class Peers:
             on_broken=self.broken.append,
             on_closed=self.closed.append,
             max_outbound=cap,
+            **more,
         )
 
     def _framed(self, frame: bytes) -> None:
@@ -91,9 +99,9 @@ def peers(loop: EventLoop) -> Iterator[Callable[..., Peers]]:
     """Make a Stream and its peer; both are closed afterwards."""
     made: list[Peers] = []
 
-    def make(*, tcp: bool = False, cap: int = 1_000_000, link: bool = False) -> Peers:
+    def make(*, tcp: bool = False, cap: int = 1_000_000, link: bool = False, **more: Any) -> Peers:
         ours, theirs = tcp_pair() if tcp else socket.socketpair()
-        made.append(Peers(loop, ours, theirs, cap, link))
+        made.append(Peers(loop, ours, theirs, cap, link, **more))
         return made[-1]
 
     yield make
@@ -299,6 +307,64 @@ def test_a_paused_stream_still_sends(loop: EventLoop, peers: Callable[..., Peers
     assert one.receive_all(loop).endswith(b"last")
 
 
+def test_told_when_all_is_sent(loop: EventLoop, peers: Callable[..., Peers]) -> None:
+    """Once for each time that something had to wait, when the last of it is gone, and not before."""
+    drained: list[int] = []
+    one = peers(cap=10_000_000, on_drained=lambda: drained.append(one.stream.outbound_bytes))
+    one.stream.send(b"at once")
+    loop.call_in(0, lambda: None)
+    loop.turn()
+    assert drained == []
+    for times in (1, 2):
+        one.fill()
+        one.stream.send(b"and more")
+        one.peer.setblocking(False)
+        while one.stream.outbound_bytes:
+            assert len(drained) == times - 1
+            try:
+                one.peer.recv(1 << 20)
+            except BlockingIOError:
+                pass
+            loop.call_in(0, lambda: None)
+            loop.turn()
+        assert drained == [0] * times
+
+
+def test_a_peer_that_stalls(
+    loop: EventLoop, peers: Callable[..., Peers], until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing taken for so long: cut off. Slow, but taking: not. All taken in the end: the clock is off."""
+    now = [loop.now()]
+    monkeypatch.setattr(loop, "now", lambda: now[0])
+
+    def pass_time(seconds: float) -> None:
+        now[0] += seconds
+        loop.call_in(0, lambda: None)
+        loop.turn()
+
+    stalled = peers(cap=10_000_000, stall_s=10.0)
+    slow = peers(cap=10_000_000, stall_s=10.0)
+    idle = peers(cap=10_000_000, stall_s=10.0)
+    idle.stream.send(b"x")
+    for one in (stalled, slow):
+        one.fill()
+        one.stream.send(bytes(2_000_000))
+    for _ in range(4):
+        pass_time(6.0)
+        slow.peer.recv(300_000)
+        pass_time(0)
+    assert len(stalled.closed) == 1
+    assert stalled.closed[0].startswith("does not read: ")
+    assert (slow.closed, idle.closed) == ([], [])
+    slow.peer.setblocking(False)
+    while slow.stream.outbound_bytes:
+        slow.peer.recv(1 << 20)
+        pass_time(0)
+    pass_time(100.0)
+    pass_time(100.0)
+    assert slow.closed == []
+
+
 # the end ------------------------------------------------------------------------------------------
 
 
@@ -364,6 +430,39 @@ def test_lingering_is_limited(
     assert sent > 100_000
 
 
+def test_a_peer_that_has_said_all(
+    loop: EventLoop, peers: Callable[..., Peers], until: Until
+) -> None:
+    """``echo query | nc``: it sends no more and still waits for the answer. Told once, and it gets it."""
+    ends: list[int] = []
+    one = peers(cap=10_000_000, on_end=lambda: ends.append(len(one.frames)))
+    one.peer.sendall(b"{};;{};;")
+    one.peer.shutdown(socket.SHUT_WR)
+    until(lambda: ends)
+    assert turns_within(loop, 0.02) <= 3
+    one.stream.pause(True)
+    one.stream.pause(False)
+    assert turns_within(loop, 0.02) <= 3
+    assert (ends, one.closed) == ([2], [])
+    one.stream.send(b"answer" * 500_000)
+    one.stream.end()
+    assert one.receive_all(loop) == b"answer" * 500_000
+    until(lambda: one.closed)
+    assert one.closed == ["ended"]
+
+
+def test_the_last_words_of_one_that_is_gone(peers: Callable[..., Peers], until: Until) -> None:
+    """It sent and went; that it cannot be written to must not lose what it said."""
+    one = peers(link=True)
+    for number in range(3):
+        one.peer.sendall(link_frame(b"%d" % number))
+    one.peer.close()
+    one.stream.send(b"into the void")
+    one.stream.send(b"again")
+    until(lambda: one.closed)
+    assert one.frames == [b"0", b"1", b"2"]
+
+
 @pytest.mark.parametrize("when", ["reading", "sending", "ending"])
 def test_a_reset_is_an_ordinary_end(
     loop: EventLoop, peers: Callable[..., Peers], until: Until, when: str
@@ -400,8 +499,8 @@ def test_whatever_the_network_says_ends_only_this_connection(
 ) -> None:
     """A router that drops a client must not be able to end the daemon."""
     one = peers()
-    real = getattr(os, call)
     ours = one.stream._fd
+    real = getattr(os, call)
 
     def fail(fd: int, *rest: object) -> object:
         if fd == ours:
@@ -415,7 +514,11 @@ def test_whatever_the_network_says_ends_only_this_connection(
             until(lambda: one.closed)
         else:
             one.stream.send(b"x")
-    assert one.closed == [f"connection lost: {os.strerror(number)}"]
+    if call == "write":
+        one.peer.close()  # an error that a write was told of reads as an end
+        until(lambda: one.closed)
+    assert one.closed in ([f"connection lost: {os.strerror(number)}"], ["closed by peer"])
+    assert call == "write" or one.closed[0].startswith("connection lost")
 
 
 def test_a_mistake_of_ours_is_not_hidden(loop: EventLoop, peers: Callable[..., Peers]) -> None:
@@ -431,7 +534,8 @@ def test_a_mistake_of_ours_is_not_hidden(loop: EventLoop, peers: Callable[..., P
 def test_detached(loop: EventLoop, peers: Callable[..., Peers]) -> None:
     """The descriptor goes to its new owner, open; nobody is told, nothing is read any more."""
     one = peers()
-    fd = one.stream.detach()
+    fd, unsent = one.stream.detach()
+    assert unsent == b""
     one.peer.send(b"{};;")
     assert turns_within(loop, 0.02) <= 3
     assert (one.frames, one.closed, one.stream.open) == ([], [], False)
@@ -439,3 +543,28 @@ def test_detached(loop: EventLoop, peers: Callable[..., Peers]) -> None:
     assert one.closed == []
     assert os.read(fd, 10) == b"{};;"
     os.close(fd)
+
+
+def test_handed_to_a_successor(loop: EventLoop, peers: Callable[..., Peers], until: Until) -> None:
+    """An upgrade in the middle of everything: half a query and half a reply are continued by the next one."""
+    old = peers(cap=10_000_000)
+    old.peer.sendall(b'{"n":1};;{"n":')
+    until(lambda: old.frames)
+    old.fill()
+    old.stream.send(b"the end of it")
+    fd, unsent = old.stream.detach()
+    assert old.stream.outbound_bytes == 0
+    new = Peers(loop, socket.socket(fileno=fd), old.peer, 10_000_000, False)
+    new.stream.receive(b'{"n":')
+    new.stream.receive(b"")
+    new.stream.send(unsent)
+    assert new.frames == []
+    old.peer.sendall(b"2};;")
+    until(lambda: new.frames)
+    assert new.frames == [b'{"n":2}']
+    new.stream.end()
+    received = new.receive_all(loop)
+    assert received.endswith(b"the end of it")
+    assert len(received) % 100_000 == len(b"the end of it")
+    new.stream.close("done")
+    assert old.closed == []

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from watchdog_children import become_nobody, isolated, killed, mounting, root_only, small_disk
+from watchdog_children import isolated, killed, mounting, root_only, small_disk
 from watchdog_pump import LOG, Pump, content, files, opened
 
 from taskmaster.watchdog.output import LONGEST_LINE, PIPE_BYTES
@@ -375,6 +375,30 @@ def test_a_deleted_file_is_made_anew(pump: MakePump, folder: Path, limit: int) -
     assert one.dropped == 0
 
 
+@pytest.mark.parametrize("again", [True, False], ids=["made anew", "gone"])
+def test_a_folder_that_was_removed(tmp_path: Path, state: Path, again: bool) -> None:
+    """``rm -r`` of the logs of a running job: with a way to the folder it is made anew, else counted."""
+    folder = tmp_path / "log"
+    folder.mkdir()
+
+    def reopen() -> int:
+        folder.mkdir(exist_ok=True)
+        return os.open(folder, os.O_RDONLY)
+
+    one = Pump(folder, state, 100, reopen=reopen if again else None)
+    one.put(numbered(0, 3))
+    (folder / LOG).unlink()
+    folder.rmdir()
+    one.put(numbered(3, 20))
+    if again:
+        assert content(folder) == numbered(3, 20)
+        assert one.dropped == 0
+    else:
+        assert not folder.exists()
+        assert (one.dropped, set(one.errors)) == (340, {errno.ENOENT})
+    one.close()
+
+
 @pytest.mark.parametrize("backups", [0, 1, 3])
 def test_a_file_that_was_moved_away(
     pump: MakePump, folder: Path, tmp_path: Path, backups: int
@@ -537,14 +561,17 @@ def test_no_room_for_larger_pipes(folder: Path, state: Path) -> None:
             place.chmod(0o777)
             # Reached through its descriptor: the folders above it are not for that user.
             places.append(Path(f"/proc/self/fd/{os.open(place, os.O_RDONLY)}"))
-        become_nobody()
-        largest = int(Path("/proc/sys/fs/pipe-max-size").read_text())
-        try:
-            while True:
-                reading, _ = os.pipe()
-                fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, largest)
-        except OSError as error:
-            assert error.errno == errno.EPERM  # noqa: PT017
+        # A user of this test alone: the limit is one for all processes of a user.
+        user = 2_000_000_000 + os.getpid()
+        os.setgroups([])
+        os.setresuid(user, user, user)
+        size = int(Path("/proc/sys/fs/pipe-max-size").read_text())
+        while size >= 65536:  # what a pipe has by default
+            reading, _ = os.pipe()
+            try:
+                fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, size)
+            except PermissionError:
+                size //= 2
         pump = Pump(places[0], places[1], 1500)
         size = fcntl.fcntl(pump.job, fcntl.F_GETPIPE_SZ)
         pump.put(numbered(0, 2000))

@@ -86,6 +86,7 @@ def test_dead_and_gone() -> None:
     assert procfs.stat(pid) is None
     assert procfs.name(pid) == ""
     assert procfs.environment(pid) == {}
+    assert procfs.outputs(pid) == []
     assert procfs.children(pid) == []
     assert procfs.descendants(pid) == []
 
@@ -158,14 +159,25 @@ def test_the_environment_a_program_was_given() -> None:
 
 
 @root_only
-def test_the_environment_of_somebody_else() -> None:
+def test_somebody_else() -> None:
     """Not ours to read: nothing is known, and it is no error."""
 
-    def nobody() -> dict[str, str]:
+    def nobody() -> list[object]:
         os.setresuid(65534, 65534, 65534)
-        return procfs.environment(1)
+        return [procfs.environment(1), procfs.outputs(1)]
 
-    assert isolated(nobody) == {}
+    assert isolated(nobody) == [{}, []]
+
+
+def test_where_output_goes(fork_and: Callable[[Callable[[], object]], int], tmp_path: Path) -> None:
+    """What standard output and error of a process lead to, as far as they are open."""
+    file = os.open(tmp_path / "file", os.O_CREAT | os.O_WRONLY)
+    both = fork_and(lambda: (os.dup2(file, 1), os.dup2(file, 2)))
+    one = fork_and(lambda: (os.dup2(file, 2), os.close(1)))
+    none = fork_and(lambda: os.closerange(1, 3))
+    os.close(file)
+    path = str(tmp_path / "file")
+    assert [procfs.outputs(pid) for pid in (both, one, none)] == [[path, path], [path], []]
 
 
 def test_the_boot() -> None:

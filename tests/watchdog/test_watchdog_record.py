@@ -56,7 +56,20 @@ PLACES = (
     ),
 )
 NOTICES = (NoticeRecord(7, "process.exited", 1795608000.5, {"number": 1, "exitCode": 1}),)
-RECORD = StateRecord(record.FORMAT, "web", BOOT, "i-1", SPEC, "00ff", 1, 8, PLACES, NOTICES)
+RECORD = StateRecord(
+    format=record.FORMAT,
+    job="web",
+    boot_id=BOOT,
+    instance="i-1",
+    ledger="l-1",
+    spec=SPEC,
+    sha256="00ff",
+    gaps=1,
+    inherited=((4712, 123457),),
+    next_notice=8,
+    places=PLACES,
+    notices=NOTICES,
+)
 
 
 def changed(**fields: Any) -> StateRecord:
@@ -150,8 +163,8 @@ def records(draw: st.DrawFn) -> StateRecord:
             max_size=3,
         )
     )
-    return StateRecord(
-        record.FORMAT, "web", BOOT, draw(Text), spec, "ff", 0, 1, places, tuple(notices)
+    return changed(
+        instance=draw(Text), ledger=draw(Text), spec=spec, places=places, notices=tuple(notices)
     )
 
 

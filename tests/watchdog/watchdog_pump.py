@@ -17,9 +17,9 @@ LOG = "out.log"
 PIPE = "0.stdout"
 
 
-def opened(folder: Path | str, name: str = LOG) -> LogFile:
+def opened(folder: Path | str, name: str = LOG, reopen: Callable[[], int] | None = None) -> LogFile:
     """A log file in that folder."""
-    return LogFile(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), name)
+    return LogFile(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), name, reopen)
 
 
 def files(folder: Path, name: str = LOG) -> dict[int, bytes]:
@@ -48,9 +48,9 @@ class Pump:
         backups: int = 1000,
         *,
         name: str = LOG,
-        loop: EventLoop | None = None,
+        reopen: Callable[[], int] | None = None,
     ) -> None:
-        self.loop = loop or EventLoop()
+        self.loop = EventLoop()
         self.dropped = 0
         self.errors: list[int] = []
         directory = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
@@ -58,7 +58,7 @@ class Pump:
         pipe = fifos.hold(directory, PIPE)
         os.close(directory)
         self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
-        file = opened(folder, name)
+        file = opened(folder, name, reopen)
         self.output = Output(self.loop, pipe, file, max_bytes, backups, self._null, self._dropped)
         self._open = True
 

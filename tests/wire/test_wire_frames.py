@@ -135,6 +135,24 @@ def test_cap_of_what_has_no_end():
     )
 
 
+@DETERMINED
+@given(st.lists(OBJECT, max_size=4), CUTS, st.integers(0, 10**6))
+def test_another_decoder_goes_on(parts, cuts, place):
+    """What is unread when a connection changes hands, and what comes after, give the rest of its frames."""
+    stream = b"".join(frame + b";;" for frame in parts)
+    place %= len(stream) + 1
+    for taken in range(len(parts) + 1):  # frames that the first one still hands out
+        first, frames = ClientFrames(CAP), []
+        for piece in cut(stream[:place], cuts):
+            first.receive_data(piece)
+            while len(frames) < taken and (frame := first.next_frame()) is not None:
+                frames.append(frame)
+        unread = first.unread()
+        assert len(unread) == first.pending_bytes()
+        rest, error = read(ClientFrames(CAP), [unread, stream[place:]])
+        assert (frames + rest, error) == (parts, None)
+
+
 HTTP, TLS, NONE = "an HTTP request", "a TLS hello", "Not a JSON object"
 FOREIGN = [
     (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", HTTP),

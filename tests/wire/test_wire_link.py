@@ -129,11 +129,13 @@ def test_every_message_has_a_direction():
 def simplest(kind):
     """One message of this kind as the object that JSON has for it."""
     values = {bool: True, int: 1, float: 1.5, str: "x"}
-    fields = {"type": kind.__struct_config__.tag}
+    fields = {"type": kind.__struct_config__.tag} if kind.__struct_config__.tag else {}
     hints = typing.get_type_hints(kind)
     for field in msgspec.structs.fields(kind):
         hint = hints[field.name]
-        if hint is link.JobSpec:
+        if isinstance(hint, type) and issubclass(hint, enum.Enum):
+            fields[field.name] = next(iter(hint)).value
+        elif hint is link.JobSpec:
             fields[field.name] = {"job": "web", "argv": ["/bin/web"]}
         elif typing.get_origin(hint) is tuple:
             fields[field.name] = []
@@ -166,6 +168,27 @@ def test_fields_are_checked(kind, decode, other_way):
     for tag in (None, 1, "", "nonsense", kind.__name__ + "x"):
         refused(decode, json.dumps({**good, "type": tag}).encode())
     refused(decode, json.dumps({k: v for k, v in good.items() if k != "type"}).encode())
+
+
+@pytest.mark.parametrize("kind", [ProcessStatus, *(kind for kind, _, _ in DIRECTIONS)])
+def test_values_and_their_defaults(kind):
+    """What is left out of a message is nothing: no number, no text, no time; and no message can be changed."""
+    message = msgspec.convert(simplest(kind), kind)
+    for field in msgspec.structs.fields(kind):
+        assert field.required or not field.default
+        with pytest.raises(AttributeError):
+            setattr(message, field.name, getattr(message, field.name))
+
+
+def test_a_status_says_only_what_there_is():
+    """A process of which there is nothing to tell takes three fields, one with an exit code of 0 a fourth."""
+    status = ProcessStatus(0, State.STOPPED, Desired.DOWN)
+    plain = {"number": 0, "state": "STOPPED", "desired": "DOWN"}
+    assert msgspec.to_builtins(status) == plain
+    assert msgspec.to_builtins(msgspec.structs.replace(status, exit_code=0)) == {
+        **plain,
+        "exit_code": 0,
+    }
 
 
 @pytest.mark.parametrize("decode", [decode_for_watchdog, decode_for_control])
