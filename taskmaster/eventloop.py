@@ -26,6 +26,7 @@ WRITE: Final = selectors.EVENT_WRITE
 LONGEST_WAIT_S: Final = 86400.0
 #: Cancelled timers are swept out of the heap when they are this many and more than half of it.
 _SWEEP_AT: Final = 64
+_SIGNAL_BYTES: Final = 4096
 
 
 class Timer:
@@ -78,6 +79,7 @@ class EventLoop:
         self._cancelled = 0
         self._running = False
         self._signals: dict[int, Callback] = {}
+        self._noted: set[int] = set()
         self._wakeup: tuple[int, int] | None = None
         self.after_turn: Callback | None = None
 
@@ -137,19 +139,28 @@ class EventLoop:
             signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
             self.watch(read_end, self._read_signals)
         self._signals[number] = callback
-        signal.signal(number, _note_only)
+        signal.signal(number, self._note)
         signal.siginterrupt(number, False)
 
     def _read_signals(self) -> None:
         assert self._wakeup is not None
         try:
-            numbers = os.read(self._wakeup[0], 4096)
+            numbers = os.read(self._wakeup[0], _SIGNAL_BYTES)
         except BlockingIOError:
             return
-        for number in sorted(set(numbers)):
+        told = set(numbers)
+        if len(numbers) == _SIGNAL_BYTES:
+            # So many that the pipe may have been full, and some of them without a byte in it.
+            told |= self._noted
+        self._noted.clear()
+        for number in sorted(told):
             callback = self._signals.get(number)
             if callback is not None:
                 callback()
+
+    def _note(self, number: int, frame: object) -> None:
+        """A handler must exist for the wake-up descriptor to be written."""
+        self._noted.add(number)
 
     # the loop ---------------------------------------------------------------------------------
 
@@ -209,7 +220,3 @@ class EventLoop:
 
 def _mask(watch: Watch) -> int:
     return (READ if watch.on_read else 0) | (WRITE if watch.on_write else 0)
-
-
-def _note_only(number: int, frame: object) -> None:
-    """The wake-up descriptor has the number already; a handler must exist for it to be written."""

@@ -18,9 +18,14 @@ from taskmaster.eventloop import EventLoop, Timer, Watch
 READ_BYTES: Final = 65536
 #: Reads after a peer's death: more than a socket's buffers hold (wmem_max is 212992 bytes by default).
 READ_OUT_TURNS: Final = 256
-#: Errors of a connection that its peer has ended in one way or another; all mean the same here.
+#: Errors of a connection that has ended in one way or another; all mean the same here. The last two lines
+#: are what Linux makes of ICMP errors (icmp_err_convert) when it gives up sending: any router's doing.
 _GONE: Final = frozenset(
-    {errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTUNREACH}
+    {
+        *(errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED),
+        *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ENOPROTOOPT),
+        *(errno.EHOSTDOWN, errno.ENONET, errno.EOPNOTSUPP, errno.EACCES, errno.EPROTO),
+    }
 )
 #: What is still read, and thrown away, of a peer that has had its last reply. Closing with unread
 #: bytes makes the kernel send a reset, and the reset can overtake the reply.
@@ -78,8 +83,10 @@ class Stream:
         self._out = bytearray()
         self._reading = True
         self._ending = False
+        self._deaf = False  # reading has ended for good
         self._delivering = False
         self._discarded = 0
+        self._peer_ended = False
         self._linger: Timer | None = None
         self._watch: Watch | None = loop.watch(fd, self._readable)
 
@@ -95,7 +102,7 @@ class Stream:
 
     def send(self, data: bytes) -> None:
         """Send now what the kernel takes and queue the rest; closes on a queue over the cap."""
-        if self._fd < 0:
+        if self._fd < 0 or self._ending:
             return
         if self._out:
             self._out += data
@@ -141,7 +148,7 @@ class Stream:
 
     def pause(self, paused: bool) -> None:
         """Stop or resume reading; frames already received are delivered on resuming."""
-        if self._fd < 0 or self._ending or self._reading is not paused:
+        if self._fd < 0 or self._ending or self._deaf or self._reading is not paused:
             return
         self._reading = not paused
         self._update()
@@ -197,7 +204,10 @@ class Stream:
             self._failed(error)
             return
         connection.detach()
-        self._update()
+        if self._peer_ended:
+            self.close("ended")
+        else:
+            self._update()
 
     def _discard(self) -> None:
         try:
@@ -208,8 +218,11 @@ class Stream:
             self._failed(error)
             return
         self._discarded += got
-        if got == 0 or self._discarded > LINGER_BYTES:
+        if self._discarded > LINGER_BYTES or (got == 0 and not self._out):
             self.close("ended")
+        elif got == 0:
+            self._peer_ended = True  # it may still read what waits for it
+            self._update()
 
     def _readable(self) -> None:
         try:
@@ -223,7 +236,7 @@ class Stream:
             if self._on_end is None:
                 self.close("closed by peer")
                 return
-            self._reading = False
+            self._reading, self._deaf = False, True
             self._update()
             self._on_end()
             return
@@ -241,7 +254,7 @@ class Stream:
                     return
                 self._on_frame(frame)
         except InvalidQuery as error:
-            self._reading = False
+            self._reading, self._deaf = False, True
             self._update()
             self._on_broken(error)
         finally:
@@ -287,7 +300,9 @@ class Stream:
         a paused peer that hangs up would else wake the loop without end."""
         if self._fd < 0:
             return
-        on_read = self._discard if self._ending else self._readable if self._reading else None
+        on_read = self._readable if self._reading else None
+        if self._ending and not self._peer_ended:
+            on_read = self._discard
         on_write = self._writable if self._out else None
         if on_read is None and on_write is None:
             if self._watch is not None:

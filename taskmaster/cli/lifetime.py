@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from taskmaster.cli import outcomes, pidfd, screen
 from taskmaster.cli.client import Client
 from taskmaster.cli.outcomes import Outcome
 from taskmaster.errors import TaskmasterError, TimedOut
+
+Clock = Callable[[], float]
 
 UPGRADED = "taskmasterd runs the new program (same pid); no process was touched"
 ENDED = "taskmasterd has ended; all jobs are stopped"
@@ -34,7 +37,7 @@ def agreed(client: Client) -> bool:
 
 
 def shutdown(
-    client: Client, *, leave_jobs: bool, wait_s: float | None, clock: Any = time.monotonic
+    client: Client, *, leave_jobs: bool, wait_s: float | None, clock: Clock = time.monotonic
 ) -> Outcome:
     """End taskmasterd, with or without its jobs, and wait ``wait_s`` until it is gone (None: do not)."""
     end = clock() + (wait_s or 0)

@@ -57,9 +57,22 @@ def argv(value: str | tuple[str, ...], shell: bool) -> tuple[str, ...]:
             raise Refused("a list, with shell true", "a string (a list needs no shell)")
         if not value.strip():
             raise Refused(shown(value), "a command for /bin/sh")
-        # exec: the shell becomes the program, so that signals and exit status are the program's own.
-        return ("/bin/sh", "-c", f"exec {value}")
+        # exec: the shell becomes the program, so that signals and exit status are the program's own. Before
+        # a list, a loop or an assignment it would mean something else: "exec cd /x && run" runs nothing.
+        return ("/bin/sh", "-c", f"exec {value}" if _is_simple(value) else value)
     return value if isinstance(value, tuple) else _split(value)
+
+
+_COMPOUND = re.compile(
+    r"[;&|\n(){}]|^\s*(?:[A-Za-z_]\w*=|(?:!|if|for|while|until|case|cd|exec|export|ulimit|umask|set|\.)(?:\s|$))",
+    re.ASCII,
+)
+
+
+def _is_simple(line: str) -> bool:
+    """Whether a shell line is one program with its arguments, as far as can be seen without a shell."""
+    # "2>&1" and "&>" are redirections, "${x}" is an expansion.
+    return _COMPOUND.search(re.sub(r"[<>]&|&>|\$\{\w+\}", "", line)) is None
 
 
 def _split(value: str) -> tuple[str, ...]:

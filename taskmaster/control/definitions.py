@@ -111,6 +111,9 @@ class Definitions:
                 definition = self._read(name)
             except FileError as error:
                 self._rejected(job, error)
+                if self._supervisor.has_state(name):
+                    job.spec, job.asks_spec = _nothing(name), True
+                    self._supervisor.bring_up(job)
                 continue
             self._put_in_force(job, definition)
             self._supervisor.bring_up(job)
@@ -126,8 +129,7 @@ class Definitions:
 
     def _stop_vanished(self, job: Job) -> None:
         """The file went while no daemon ran: a watchdog, found or launched to adopt, is told to end the job."""
-        # Never in force: an adopting watchdog goes by the definition in its record.
-        job.spec = JobSpec(job=job.name, argv=("true",), auto_start=False)
+        job.spec = _nothing(job.name)
 
         def stopped(outcome: str, error: str) -> None:
             if outcome == replies.FAIL:
@@ -362,6 +364,11 @@ class Definitions:
             done(replies.fail(f"{errors[0]}{more}; everything else was applied", FileError.code))
         else:
             done(replies.success())
+
+
+def _nothing(name: str) -> JobSpec:
+    """A definition to launch a watchdog by that adopts: it then goes by the one in its record."""
+    return JobSpec(job=name, argv=("true",), auto_start=False)
 
 
 class _Counter:

@@ -16,8 +16,7 @@ from taskmaster.core.states import SETTLED, Desired, State, job_state
 from taskmaster.wire.link import ProcessStatus, Published
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
+    from taskmaster.control.launch import Child
     from taskmaster.control.link import Link, Requests
     from taskmaster.control.stops import Stopped
     from taskmaster.control.witness import Witness
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 class Watchdog:
     """A watchdog that lives, or did. ``process`` is None for one that is not our child."""
 
-    def __init__(self, pid: int, process: BaseProcess | None, pidfd: int) -> None:
+    def __init__(self, pid: int, process: Child | None, pidfd: int) -> None:
         self.pid = pid
         self.process = process
         self.pidfd = pidfd
@@ -51,6 +50,8 @@ class Job:
         self.sha256 = ""
         self.stamp: tuple[int, int, int, int] | None = None
         self.problem = ""
+        #: Its file is unusable and its watchdog is to say which definition is in force.
+        self.asks_spec = False
 
         self.directory = -1
         self.pipes: dict[str, int] = {}

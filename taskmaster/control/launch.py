@@ -20,13 +20,16 @@ import msgspec
 from taskmaster.core.spec import JobSpec
 from taskmaster.watchdog.entry import Launch, run
 
+#: A watchdog as ``multiprocessing`` has it.
+Child = BaseProcess
+
 _context: Final = multiprocessing.get_context("fork")
 
 
 class Launched(msgspec.Struct):
     """A new watchdog. ``link`` and ``pidfd`` belong to the caller."""
 
-    process: BaseProcess
+    process: Child
     pid: int
     pidfd: int
     link: int

@@ -77,7 +77,7 @@ class Server:
             )
         except OSError as error:
             raise CannotListen(
-                f"cannot listen on {host or '*'}:{port}: {error.strerror}; "
+                f"cannot listen on {host or '*'}:{port}: {os.strerror(error.errno or 0)}; "
                 'another program has it? "port" in the configuration takes another, or null for none'
             ) from None
         self.port = listener.getsockname()[1]

@@ -165,6 +165,10 @@ class Supervisor:
 
         self.request(job, Retire, done)
 
+    def has_state(self, name: str) -> bool:
+        """Whether something of a job may run: a daemon before this one has left its state folder."""
+        return name in self._statedir.jobs()
+
     def unclaimed(self) -> list[str]:
         """Names that have a state folder and are no jobs: something of them may run."""
         return [name for name in self._statedir.jobs() if name not in self.jobs]
@@ -359,10 +363,27 @@ class Supervisor:
         watchdog.attached_at = self.loop.now()
         if message.ledger != job.ledger:
             job.ledger, job.noticed_through = message.ledger, 0
+        if job.asks_spec:
+            self._learn(job, message)
+            return
         if job.removing:
             return  # what it runs is to be stopped, whatever its definition is
         if message.sha256 != job.sha256 or watchdog.process is None:
             self.configure(job, lambda outcome, error: None)
+
+    def _learn(self, job: Job, message: Hello) -> None:
+        """The definition before, which stays in force while the file is unusable, is the watchdog's."""
+        job.asks_spec = False
+        if message.spec.job == job.name and message.sha256:
+            job.spec, job.sha256 = message.spec, message.sha256
+            self.hold_pipes(job)
+            return
+
+        def gone(outcome: str, error: str) -> None:
+            job.removing = False
+            job.spec = None
+
+        self.retire(job, "nothing of it runs, and its file cannot be used", gone)
 
     def _published(self, job: Job, watchdog: Watchdog, message: Published) -> None:
         first = not job.heard

@@ -31,12 +31,30 @@ def adopt(runner: Runner, found: StateRecord) -> None:
         place = Place.recorded(recorded)
         runner.places[place.number] = place
         runner.captures.resume(place.number, runner.spec)
+    pipes = _pipes(runner)
+    inherited = [(procfs.stat(pid), start) for pid, start in found.inherited]
+    runner.family.inherited = [
+        (status.pid, start)
+        for status, start in inherited
+        if status is not None and status.start == start and runner.family.is_ours(status, pipes)
+    ]
     for place in list(runner.places.values()):
-        if place.pid is not None:
+        if place.pid is not None and _is_a_stranger(runner, place, pipes):
+            runner.endings.ended(place, None)
+        elif place.pid is not None:
             _take(runner, place)
         else:
             _go_on(runner, place)
     runner.mark_dirty()
+
+
+def _is_a_stranger(runner: Runner, place: Place, pipes: dict[str, int]) -> bool:
+    """Whether the recorded process lives and nothing but the record says that it is this job's."""
+    assert place.pid is not None
+    status = procfs.stat(place.pid)
+    if status is None or status.start != place.start or status.dead:
+        return False
+    return not runner.family.is_ours(status, pipes)
 
 
 def without_record(runner: Runner) -> None:
@@ -45,13 +63,8 @@ def without_record(runner: Runner) -> None:
     The kernel's word instead: a session leader whose standard output or error is a pipe of this very job, in
     this very state directory. Nothing else is touched, whatever its environment or its name say.
     """
-    state = os.readlink(f"/proc/self/fd/{runner.directory}")
     removed = " (deleted)"  # what /proc adds where somebody has removed the folder meanwhile
-    pipes = {
-        f"{state}/{fifos.name(number, stream)}": number
-        for number in range(MAX_PROCESSES)
-        for stream in fifos.STREAMS
-    }
+    pipes = _pipes(runner)
     for pid in procfs.everyone():
         status = procfs.stat(pid)
         if status is None or status.dead or status.session != pid:
@@ -69,6 +82,16 @@ def without_record(runner: Runner) -> None:
         runner.captures.resume(number, runner.spec)
         runner.endings.resume = lambda place: resume(runner, place)
         _take(runner, place)
+
+
+def _pipes(runner: Runner) -> dict[str, int]:
+    """Paths of all pipes that this job may have, and the number of the place of each."""
+    state = os.readlink(f"/proc/self/fd/{runner.directory}")
+    return {
+        f"{state}/{fifos.name(number, stream)}": number
+        for number in range(MAX_PROCESSES)
+        for stream in fifos.STREAMS
+    }
 
 
 def _ends(pid: int, removed: str) -> list[str]:

@@ -72,7 +72,8 @@ def _leave_home(launch: Launch) -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.umask(0o077)
+    # What is nobody else's says so itself (0600); log files may be read by the group, as their modes say.
+    os.umask(0o027)
     # What was made before the fork stays shared with the control plane if the collector never looks at it.
     gc.freeze()
     syscalls.become_subreaper()

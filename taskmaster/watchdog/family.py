@@ -12,7 +12,7 @@ orphans: after an adoption every process of the host is looked at for the same t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from taskmaster import procfs
 from taskmaster.procfs import ProcStat
@@ -80,6 +80,19 @@ class Family:
                 self.has_strangers = False
         self._seen = found
         return found
+
+    def is_ours(self, status: ProcStat, pipes: Container[str]) -> bool:
+        """Whether a process that a record names may be this job's: more must speak for it than the record.
+
+        The mark in its environment, a standard output or error that leads to one of ``pipes``, or a parent that
+        only orphans have: the control plane, or init. (A program may erase its environment and redirect its
+        output, as PostgreSQL does; whoever writes records in our name could signal a process of init's himself.)
+        """
+        if status.ppid in (1, os.getppid()) or procfs.name(status.ppid) == "systemd":
+            return True
+        if procfs.environment(status.pid).get(INSTANCE_VARIABLE) == self._instance:
+            return True
+        return any(end in pipes for end in procfs.outputs(status.pid))
 
     def _add_inherited(self, sessions: dict[int, int], found: Members, seen: set[int]) -> None:
         living = []

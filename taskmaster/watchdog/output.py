@@ -11,10 +11,12 @@ a line at the end of a file; that line is finished there, past the limit, up to 
 
 from __future__ import annotations
 
+import array
 import errno
 import fcntl
 import os
 import stat
+import termios
 from collections.abc import Callable
 from typing import Final
 
@@ -79,7 +81,10 @@ class LogFile:
     def rotate(self, backups: int) -> None:
         """Move the file to ``NAME.1`` and open a new one; ``backups`` are kept. Raises OSError."""
         if backups == 0:
-            os.unlink(self._name, dir_fd=self._directory)
+            try:
+                os.unlink(self._name, dir_fd=self._directory)
+            except FileNotFoundError:
+                pass  # somebody has moved it away
         else:
             # Shift only up to the first gap: if a kill interrupted the last rotation halfway,
             # the gap takes what comes next and nothing is lost that was to be kept.
@@ -161,9 +166,12 @@ class Output:
 
     def drain(self) -> None:
         """Move everything that is in the pipe now."""
-        for _ in range(_TURN_STEPS):
-            if not self._move_guarded():
+        left = self._waiting()  # no more than that: the job may be writing all the time
+        while left > 0:
+            step = self._move_guarded()
+            if step == 0:
                 return
+            left -= step
 
     def close(self) -> None:
         """Move what is left and give everything back."""
@@ -201,12 +209,30 @@ class Output:
             file.open()
         else:
             file.refresh()
-        if self.max_bytes == 0 or not file.regular:
+        if not file.regular:
+            return self._pass_on()
+        if self.max_bytes == 0:
             return self._splice(self._capacity)
         room = self.max_bytes - file.size
         if room > self._capacity:
             return self._splice(self._capacity)
         return self._move_near_limit(room)
+
+    def _pass_on(self) -> int:
+        """Into a pipe or a terminal; where its reader does not keep up, the job is not held up for it."""
+        waiting = self._waiting()
+        try:
+            return self._splice(self._capacity)
+        except BlockingIOError as error:
+            if waiting == 0:
+                raise
+            return self._drop(error)
+
+    def _waiting(self) -> int:
+        """How many bytes are in the pipe."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self._pipe, termios.FIONREAD, count)
+        return count[0]
 
     def _move_near_limit(self, room: int) -> int:
         """The file is so full that what is in the pipe may not fit: go by lines."""
@@ -218,10 +244,10 @@ class Output:
             return self._splice(whole_lines)
         if self._file.at_line_start() and self._file.size > 0:
             self._file.rotate(self.backups)
-            return 1
+            return self._move()
         if self._file.size >= self.max_bytes + LONGEST_LINE:
             self._file.rotate(self.backups)
-            return 1
+            return self._move()
         return self._splice(head.find(b"\n") + 1 or len(head))
 
     def _peek(self) -> bytes:

@@ -181,7 +181,7 @@ def _become(plan: Plan, go: int, report: int) -> NoReturn:
         _say(report, 0, f"{step[0]}: {why}")
     except OSError as error:
         _say(report, error.errno or 0, f"{step[0]}: {os.strerror(error.errno or 0)}")
-    except (ValueError, LookupError, UnicodeError, MemoryError) as error:
+    except (ValueError, LookupError, ArithmeticError, MemoryError) as error:
         _say(report, 0, f"{step[0]}: {error}")
     finally:
         # Whatever happened, the child must not run on as a second watchdog.
@@ -296,7 +296,7 @@ def _exec(argv: list[str], environment: dict[str, str]) -> NoReturn:
         try:
             os.execve(path, argv, environment)
         except OSError as error:
-            if error.errno == errno.ENOENT and "/" in program and os.path.exists(path):
+            if error.errno == errno.ENOENT and os.path.exists(path):
                 raise _Step("its interpreter does not exist") from None
             if failure is None or error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 failure = error
@@ -324,12 +324,14 @@ def send(pid: int, start: int, number: int) -> bool:
     """
     try:
         held = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return False
+    except (ProcessLookupError, FileNotFoundError):
+        return False  # ENOENT (EINVAL before Linux 6.16): the number is that of a thread by now
     except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.EINVAL, errno.ENOSYS):
+        if error.errno == errno.EINVAL:
+            return False
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOSYS):
             raise
-        return _send_unheld(pid, start, number)
+        return _send_unheld(pid, number)
     try:
         status = procfs.stat(pid)
         if status is None or status.start != start:
@@ -342,10 +344,12 @@ def send(pid: int, start: int, number: int) -> bool:
     return True
 
 
-def _send_unheld(pid: int, start: int, number: int) -> bool:
-    """Without a descriptor to hold it: safe for our own unreaped child, whose number cannot be recycled."""
-    status = procfs.stat(pid)
-    if status is None or status.start != start or status.ppid != os.getpid():
+def _send_unheld(pid: int, number: int) -> bool:
+    """Without a descriptor to hold it, or to read /proc: safe for our own unreaped child, whose number
+    cannot be recycled."""
+    try:
+        peek(pid)
+    except ChildProcessError:
         return False
     os.kill(pid, number)
     return True

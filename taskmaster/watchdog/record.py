@@ -104,7 +104,8 @@ def write(directory: int, record: StateRecord) -> None:
 def read(directory: int, job: str, boot_id: str) -> StateRecord | None:
     """The record of ``job`` from its state directory; None when there is none or it is of an earlier boot.
 
-    Raises UnusableRecord.
+    Raises UnusableRecord, and OSError where the host is short of something: the record may be good then,
+    and who set it aside would start everything a second time.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -112,6 +113,8 @@ def read(directory: int, job: str, boot_id: str) -> StateRecord | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO):
+            raise
         raise UnusableRecord(f"{FILE}: {os.strerror(error.errno or 0)}") from None
     try:
         data = _content(file)

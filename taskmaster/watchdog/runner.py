@@ -277,7 +277,6 @@ class Runner:
     def adopted(self, found: StateRecord) -> None:
         """Take over identity, definition and notices from the record of a dead watchdog."""
         self.of_instance(found.instance)
-        self.family.inherited = list(found.inherited)
         self.ledger = found.ledger
         self.spec, self.sha256 = found.spec, found.sha256
         self.notices = Notices(found.notices, found.next_notice)

@@ -118,7 +118,7 @@ class Service:
         runner = self.runner
         adopted = sum(1 for place in runner.places.values() if place.pid is not None)
         self._rendezvous.send(
-            Hello(runner.spec.job, runner.ledger, os.getpid(), runner.sha256, adopted)
+            Hello(runner.spec.job, runner.ledger, os.getpid(), runner.sha256, runner.spec, adopted)
         )
         self._publish(full=True)
         runner.notices.send_again()

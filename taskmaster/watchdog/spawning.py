@@ -5,6 +5,7 @@ Between the two halves of a spawn lies the runner's record; nothing here lets a 
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -75,7 +76,10 @@ class Spawning:
         try:
             ends = self._runner.captures.prepare(place.number, self._runner.spec)
         except OSError as error:
-            text = f"output {error.filename}: {os.strerror(error.errno or 0)}"
+            # ELOOP's own words, "Too many levels of symbolic links", send people looking for a cycle.
+            loop = error.errno == errno.ELOOP
+            words = "is a symbolic link" if loop else os.strerror(error.errno or 0)
+            text = f"output {error.filename}: {words}"
             self._not_started(place, Failure(text, error.errno or 0))
             return False
         stdout, stderr = ends.ends

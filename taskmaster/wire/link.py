@@ -114,6 +114,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     ledger: str
     pid: int
     sha256: str
+    spec: JobSpec
     adopted: int = 0
 
 

@@ -23,6 +23,13 @@ def test_every_command_and_option():
                 assert re.search(rf"(?<![\w-])({spellings})(?![\w-])", MANUAL), spellings
 
 
+def test_help_fits():
+    """On a terminal of 80 columns no command's line in the help is cut."""
+    limit = 78 - 6 - max(len(name) for name in app.cli.commands)
+    for name, command in app.cli.commands.items():
+        assert not command.get_short_help_str(limit).endswith("..."), name
+
+
 def test_every_exit_status():
     """The table has exactly the exit statuses there are."""
     section = MANUAL.split("Exit status\n---", 1)[1].split("Messages", 1)[0]

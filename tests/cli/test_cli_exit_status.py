@@ -79,6 +79,9 @@ def test_status_follows_the_text_without_a_code(make_server, ctl, text, status):
         ("-c", "host:70000", "status"),
         ("-c", "::1", "status"),
         ("-s", "status"),
+        ("shutdown", "web"),
+        ("upgrade", "--leave-jobs"),
+        ("doctor", "-c", "127.0.0.1:1"),
     ],
 )
 def test_2_usage(ctl, arguments):
@@ -89,8 +92,11 @@ def test_2_usage(ctl, arguments):
 
 
 def test_mistyped_command(ctl):
-    """The nearest command is named."""
+    """The nearest command is named; of one that was only begun, all that begin so."""
     assert "Did you mean 'start'?" in ctl("strat", "web").err
+    assert "Did you mean 'status'?" in ctl("stat").err
+    assert "Did you mean 'start' or 'stop' or 'status'?" in ctl("st").err
+    assert "There are: start, stop, " in ctl("xyzzy").err
 
 
 @pytest.mark.parametrize("state", ["EXITED", "STOPPED", "FATAL", "UNKNOWN", "STARTING"])

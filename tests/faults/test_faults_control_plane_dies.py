@@ -158,3 +158,34 @@ def kernel_tells_exits() -> bool:
     """Whether a pidfd tells how a process ended that somebody else has reaped (Linux 6.15)."""
     major, minor = (int(part) for part in os.uname().release.split(".")[:2])
     return (major, minor) >= (6, 15)
+
+
+def test_a_file_that_became_unusable_meanwhile(make_daemon):
+    """What runs is found and stays under the definition it was started with; stop stops it."""
+    daemon = make_daemon()
+    for name in ("web", "db"):
+        daemon.job(name, ["sleep", "1000"])
+    daemon.start()
+    for name in ("web", "db"):
+        daemon.wait_state(name, "RUNNING")
+    before = {name: daemon.pids(name) for name in ("web", "db")}
+    watchdog = daemon.status("db")["watchdog"]["pid"]
+    daemon.kill()
+    os.kill(watchdog, signal.SIGKILL)
+    for name in ("web", "db"):
+        (daemon.jobs / f"{name}.tm.json").write_text('{"cmdd": "sleep 1"}')
+    (daemon.jobs / "never.tm.json").write_text('{"cmdd": "sleep 1"}')
+    daemon.start()
+    for name in ("web", "db"):
+        status = daemon.wait_state(name, "RUNNING")
+        assert daemon.pids(name) == before[name]
+        assert "cmdd" in status["reason"]
+        assert status["definition"]["stale"] is True
+    assert daemon.status("never")["state"] == "FATAL"
+    os.kill(before["web"][0], signal.SIGKILL)
+    wait_for(lambda: daemon.pids("web") not in ([], before["web"]))
+    assert daemon.ask("stop", "db", wait=30)["response"] == "success"
+    assert not alive(before["db"][0])
+    daemon.job("db", ["sleep", "2000"])
+    assert daemon.ask("reload", "db")["response"] == "success"
+    assert daemon.ask("start", "db", wait=30)["response"] == "success"

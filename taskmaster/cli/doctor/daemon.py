@@ -15,7 +15,7 @@ from taskmaster.cli.doctor.jobs import Surroundings
 from taskmaster.cli.doctor.looking import OK, PROBLEM, STATE, WARNING, Finding, Unusable
 from taskmaster.cli.doctor.where import Where
 from taskmaster.core import names
-from taskmaster.errors import TaskmasterError
+from taskmaster.errors import NotPermitted, TaskmasterError
 
 #: A daemon that is well answers within milliseconds.
 ANSWER_S = 5.0
@@ -34,25 +34,27 @@ class Daemon:
         self.pid: int | None = None
         self._state = state
         self._where = where
-        running = False
+        holder, unusable = None, ""
         try:
             holder = looking.lock_holder(state)
         except Unusable as error:
-            path = shlex.quote(f"{where.state}/lock")
-            self._say(PROBLEM, f"its lock cannot be looked at: {error}", f"ls -l {path}")
-        else:
-            running = holder is not None
-            self.pid = None if holder == looking.SOMEBODY else holder
+            unusable = str(error)
+        if holder != looking.SOMEBODY:
+            self.pid = holder
         itself = [] if self.pid is None else [self.pid]
         self.around = Surroundings(
             where.state,
             owner=os.fstat(state).st_uid,
-            daemon=running,
+            daemon=holder is not None,
             logs=_log_folders(self.pid, watchdogs, where.state),
-            start=_start_command([*itself, *watchdogs.values()]) or where.start,
+            start=_start_command([*itself, *watchdogs.values()]) or _otherwise(where, state),
             ctl=where.ctl,
         )
-        self._examine()
+        if unusable:
+            path = shlex.quote(f"{where.state}/lock")
+            self._is_ill(f"its lock cannot be looked at: {unusable}", f"ls -l {path}")
+        else:
+            self._examine()
 
     def _say(self, level: str, text: str, mend: str = "", about: str = _DAEMON) -> None:
         self.findings.append(Finding(level, about, text, mend))
@@ -109,9 +111,16 @@ class Daemon:
             # No job can have this name, so nothing is done; but what changes something is refused
             # even before that where the audit log cannot take it.
             refused = next(outcomes.ask(client, "repair", [""]))
+        except NotPermitted:
+            path = where.server.path
+            self._is_ill(f"{path} lets nobody in", f"chmod 600 {shlex.quote(path)}")
+            return
         except TaskmasterError as error:
-            text = f"{who} does not answer: {error} Jobs run on when it is started anew"
-            self._is_ill(text, anew)
+            # Its first words say why; what they advise is this very examination.
+            why = str(error).partition(". ")[0].partition(";")[0]
+            self._is_ill(
+                f"{who} does not answer ({why}). Jobs run on when it is started anew", anew
+            )
             return
         finally:
             client.close()
@@ -172,6 +181,13 @@ def _start_command(known: Sequence[int]) -> str:
         begin = "" if folder == "/" else f"cd {shlex.quote(folder)} && "
         return begin + shlex.join(looking.command_line(pid))
     return ""
+
+
+def _otherwise(where: Where, state: int) -> str:
+    """What starts taskmasterd where no process of it is left that could tell."""
+    if os.fstat(state).st_uid == os.geteuid():
+        return where.start
+    return f"taskmasterd (as user {looking.owner(where.state)}, with the -c CONFIG it always has)"
 
 
 def _log_folders(pid: int | None, watchdogs: dict[str, int], state: str) -> list[str]:

@@ -110,16 +110,13 @@ def hidden(mounts: str, euid: int) -> list[Finding]:
 def open_files(daemon: int | None) -> Finding:
     """Whether taskmasterd has descriptors to spare; without one, whether it would have enough."""
     if daemon is not None:
-        used = len(looking.opened(daemon))
-        try:
-            soft, _ = resource.prlimit(daemon, resource.RLIMIT_NOFILE)
-        except OSError:  # ESRCH, EPERM: another user's
-            used = 0
-        if used:
-            text = f"taskmasterd has {used} of {soft} descriptors in use"
-            if used < _FULL * soft:
-                return Finding(OK, _FILES, text)
-            return Finding(PROBLEM, _FILES, f"{text}: soon it can start nothing", _more(daemon))
+        used, soft = len(looking.opened(daemon)), looking.open_files_limit(daemon)
+        text = f"taskmasterd has {used} of {soft} descriptors in use"
+        if soft is None or not used:
+            return Finding(OK, _FILES, "those of taskmasterd may not be seen by this user")
+        if used < _FULL * soft:
+            return Finding(OK, _FILES, text)
+        return Finding(PROBLEM, _FILES, f"{text}: soon it can start nothing", _more(daemon))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= hard < _FEW:
         text = f"a taskmasterd started from here may have {hard}: too few for its clients and jobs"

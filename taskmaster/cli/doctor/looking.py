@@ -170,6 +170,12 @@ def user(pid: int) -> int | None:
     return None
 
 
+def open_files_limit(pid: int) -> int | None:
+    """How many descriptors a process may have, if that may be seen."""
+    match = re.search(rb"^Max open files +([0-9]+) ", _proc(f"{pid}/limits"), re.MULTILINE)
+    return int(match[1]) if match else None
+
+
 def variable(pid: int, name: str) -> str | None:
     """A variable of the environment that a process was started with, if it may be seen."""
     for entry in _proc(f"{pid}/environ").split(b"\0"):
