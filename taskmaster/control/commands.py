@@ -71,7 +71,7 @@ class Commands:
     def _out_of_time(self, exchange: Exchange, query: Query) -> None:
         job = self._supervisor.jobs.get(query.job or "")
         reached = "Not done" if job is None else self._reached(job)
-        text = f"{reached} after {query.wait_s:g} s; what was begun goes on"
+        text = f"{reached}; not settled within {query.wait_s:g} s, what was begun goes on"
         exchange.done(replies.fail(text, TimedOut.code))
 
     # reading --------------------------------------------------------------------------------------

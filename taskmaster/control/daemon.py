@@ -61,6 +61,7 @@ class Daemon:
         self._began = time.monotonic()
         self._status = 0
         self._ending: Timer | None = None
+        self._told_at_the_end: list[Exchange] = []
         self._statedir = StateDirectory(
             config.state_directory, None if handed is None else handed.lock
         )
@@ -128,6 +129,8 @@ class Daemon:
             self._supervisor.reaper.know(handed.reaped)
         self._definitions.load()
         if handed is not None:
+            self._supervisor.know_inherited(handed.inherited)
+        if handed is not None:
             self._go_on(handed)
         else:
             self._tell_of_start()
@@ -167,7 +170,9 @@ class Daemon:
 
     def _turn_over(self) -> None:
         self._dispatcher.turn_over()
-        if self._audit.flush(durable=False):
+        # A watchdog that retires waits until all that it told is on record. At the end of the daemon what
+        # cannot be written has to do with being in line.
+        if self._audit.flush(durable=False) or self._ending is not None:
             self._supervisor.acknowledge()
         self._upgrade.turn_over()
 
@@ -225,6 +230,7 @@ class Daemon:
             listeners=tuple(listeners),
             sessions=tuple(sessions),
             reaped=self._supervisor.reaper.statuses(),
+            inherited=self._supervisor.inherited(),
             asked=asked,
         )
 
@@ -311,11 +317,15 @@ class Daemon:
         """The command ``shutdown``: as SIGTERM, or the daemon alone."""
         query = exchange.query
         assert query is not None
-        exchange.done(replies.success())
         reason = f"shutdown by {exchange.peer.who()}"
         if not query.leave_jobs:
+            if query.wait_s is None:
+                exchange.done(replies.success())
+            else:
+                self._told_at_the_end.append(exchange)
             self._loop.call_in(0, lambda: self._end(reason) if self._ending is None else None)
             return
+        exchange.done(replies.success())
 
         def leave() -> None:
             if self._ending is None:
@@ -331,14 +341,19 @@ class Daemon:
         running = sorted(
             name for name, job in self._supervisor.jobs.items() if job.spec is not None
         )
-        self._say.error(
+        text = (
             f"not stopped in time, left as they are: {', '.join(running[:20])}; "
             "the next taskmasterd takes them over"
         )
+        self._say.error(text)
+        for exchange in self._told_at_the_end:
+            exchange.done(replies.fail(text))
         self._status = 1
         self._leave()
 
     def _leave(self) -> None:
+        for exchange in self._told_at_the_end:
+            exchange.done(replies.success())
         uptime_s = round(time.monotonic() - self._began, 3)
         self._audit.record(Event.DAEMON_STOPPED, pid=os.getpid(), uptime=uptime_s)
         self._server.stop_listening()

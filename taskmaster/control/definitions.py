@@ -105,13 +105,15 @@ class Definitions:
         found, bad = self._store.names()
         for error in bad:
             self._rejected(None, error)
+        before = set(self._supervisor.unclaimed())
         for name in found:
             job = self._supervisor.add(name)
+            job.had_state = name in before
             try:
                 definition = self._read(name)
             except FileError as error:
                 self._rejected(job, error)
-                if self._supervisor.has_state(name):
+                if job.had_state:
                     job.spec, job.asks_spec = _nothing(name), True
                     self._supervisor.bring_up(job)
                 continue

@@ -45,7 +45,11 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class HandOver(msgspec.Struct, frozen=True):
-    """Everything that a re-executed daemon needs of the one before."""
+    """Everything that a re-executed daemon needs of the one before.
+
+    ``reaped``: pid, start time and wait status; ``inherited``: by job, pid and start time of what its dead
+    watchdogs had (by "" what may be of several).
+    """
 
     version: str
     lock: int
@@ -53,6 +57,7 @@ class HandOver(msgspec.Struct, frozen=True):
     listeners: tuple[HandedListener, ...]
     sessions: tuple[HandedSession, ...]
     reaped: list[tuple[int, int, int]]
+    inherited: dict[str, list[tuple[int, int]]]
     asked: Asked | None
 
     def descriptors(self) -> list[int]:

@@ -34,6 +34,7 @@ class Watchdog:
         self.link: Link | None = None
         self.attached_at: float | None = None
         self.leaving = ""
+        self.greeting: Timer | None = None
 
 
 class Job:
@@ -52,6 +53,8 @@ class Job:
         self.problem = ""
         #: Its file is unusable and its watchdog is to say which definition is in force.
         self.asks_spec = False
+        #: There is a state folder from before this daemon: something of it may run, recorded or not.
+        self.had_state = False
 
         self.directory = -1
         self.pipes: dict[str, int] = {}

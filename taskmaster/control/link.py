@@ -7,6 +7,7 @@ thing. Each request has a deadline until it is taken up (Begun); after that it t
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -59,7 +60,8 @@ class Requests:
         self._loop = loop
         self._deadline_s = deadline_s
         self._on_late = on_late
-        self._next = 1
+        # A watchdog may still have an answer for the daemon before this one: no number may be both's.
+        self._next = int.from_bytes(os.urandom(6), "big")
         self._waiting: dict[int, Request] = {}
 
     def __bool__(self) -> bool:

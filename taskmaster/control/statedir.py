@@ -45,7 +45,8 @@ class StateDirectory:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             raise Held(
-                f"{self.path} is held by another taskmasterd{_holder(lock)}; one daemon to a stateDirectory"
+                f"{self.path} is held by another taskmasterd{_named(_holder(lock))}; "
+                "one daemon to a stateDirectory"
             ) from None
         return lock
 
@@ -57,6 +58,17 @@ class StateDirectory:
             except FileExistsError:
                 pass
         return os.open(f"jobs/{name}", _FOLDER_FLAGS, dir_fd=self.fd)
+
+    def holder_of(self, directory: int) -> int | None:
+        """Pid of the watchdog that holds the lock of a job's folder; None where none does. Raises OSError."""
+        try:
+            lock = os.open("lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        except FileNotFoundError:
+            return None
+        try:
+            return _holder(lock)
+        finally:
+            os.close(lock)
 
     def jobs(self) -> list[str]:
         """Names of the jobs that have a folder, sorted."""
@@ -97,14 +109,18 @@ def _private_folder(path: Path) -> int:
     return fd
 
 
-def _holder(lock: int) -> str:
-    """Who has the lock, in words; empty where the system does not tell."""
+def _named(pid: int | None) -> str:
+    return "" if pid is None else f" (pid {pid}, {procfs.name(pid) or 'unknown'})"
+
+
+def _holder(lock: int) -> int | None:
+    """Who has the lock; None where nobody has, or the system does not tell."""
     question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         answer = fcntl.fcntl(lock, fcntl.F_GETLK, question)
     except OSError:
-        return ""
+        return None
     kind, _, _, _, pid = _FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK or pid <= 0:
-        return ""
-    return f" (pid {pid}, {procfs.name(pid) or 'unknown'})"
+        return None
+    return int(pid)

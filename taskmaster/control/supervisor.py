@@ -26,7 +26,9 @@ from taskmaster.control.statedir import StateDirectory
 from taskmaster.control.status import timestamp
 from taskmaster.control.witness import Witness
 from taskmaster.core import backoff
+from taskmaster.core.states import Desired
 from taskmaster.eventloop import EventLoop
+from taskmaster.watchdog.entry import WATCHDOG_NAME
 from taskmaster.wire.link import (
     Acknowledge,
     Act,
@@ -165,10 +167,6 @@ class Supervisor:
 
         self.request(job, Retire, done)
 
-    def has_state(self, name: str) -> bool:
-        """Whether something of a job may run: a daemon before this one has left its state folder."""
-        return name in self._statedir.jobs()
-
     def unclaimed(self) -> list[str]:
         """Names that have a state folder and are no jobs: something of them may run."""
         return [name for name in self._statedir.jobs() if name not in self.jobs]
@@ -276,7 +274,11 @@ class Supervisor:
                     return
 
     def _find(self, job: Job) -> bool:
-        found = link.find(job.directory)
+        try:
+            found = link.find(job.directory)
+        except BlockingIOError:
+            # Others before us have knocked, and it has let none of them in: it is stopped, or worse.
+            return self._hold_silent(job)
         if found is None:
             return False
         try:
@@ -294,10 +296,23 @@ class Supervisor:
         self._audit.record(Event.WATCHDOG_ATTACHED, job=job.name, pid=pid)
         return True
 
+    def _hold_silent(self, job: Job) -> bool:
+        """Take a watchdog that cannot be talked to for the job's, by the lock that it holds."""
+        pid = self._statedir.holder_of(job.directory)
+        if pid is None:
+            return False
+        known = job.watchdog
+        if known is None or known.pid != pid:
+            known = Watchdog(pid, None, os.pidfd_open(pid))
+            self._know(job, known)
+        self._silent(job, known, 0.0)
+        return True
+
     def _launch(self, job: Job) -> None:
         assert job.spec is not None
         logs = str(self._logs / "jobs" / job.name)
-        expected = any(one.pid is not None for one in job.statuses.values())
+        expected = job.had_state or any(one.pid is not None for one in job.statuses.values())
+        job.had_state = False
         made = launch.launch(job.spec, job.sha256, job.directory, logs, self._limits, expected)
         self._take(job, Watchdog(made.pid, made.process, made.pidfd), made.link)
         self._audit.record(
@@ -322,19 +337,29 @@ class Supervisor:
         job.relaunch_timer = self.loop.call_in(retry_s, lambda: self.bring_up(job))
 
     def _take(self, job: Job, watchdog: Watchdog, fd: int) -> None:
+        self._know(job, watchdog)
+        self._attach(job, watchdog, fd)
+
+    def _know(self, job: Job, watchdog: Watchdog) -> None:
         job.watchdog = watchdog
         self._by_pid[watchdog.pid] = (job, watchdog)
         watchdog.watch = self.loop.watch(watchdog.pidfd, lambda: self._ended(job, watchdog))
-        self._attach(job, watchdog, fd)
 
     def _attach(self, job: Job, watchdog: Watchdog, fd: int) -> None:
         job.heard = False
-        watchdog.link = Link(
+        watchdog.link = made = Link(
             self.loop,
             fd,
             lambda message: self._received(job, watchdog, message),
             lambda reason: self._link_closed(job, watchdog, reason),
         )
+
+        def no_word() -> None:
+            if job.watchdog is watchdog and watchdog.link is made and not job.heard:
+                self._silent(job, watchdog, self._deadline_s)
+
+        # One that was stopped when it was found says nothing, and perhaps nobody asks it anything.
+        watchdog.greeting = self.loop.call_in(self._deadline_s, no_word)
 
     # what watchdogs say ---------------------------------------------------------------------------
 
@@ -361,6 +386,7 @@ class Supervisor:
             self._kill(job, watchdog, f"it says it is of job {message.job[:64]!r}")
             return
         watchdog.attached_at = self.loop.now()
+        job.foreign = job.foreign or message.adopted > 0
         if message.ledger != job.ledger:
             job.ledger, job.noticed_through = message.ledger, 0
         if job.asks_spec:
@@ -387,6 +413,9 @@ class Supervisor:
 
     def _published(self, job: Job, watchdog: Watchdog, message: Published) -> None:
         first = not job.heard
+        if watchdog.greeting is not None:
+            watchdog.greeting.cancel()
+            watchdog.greeting = None
         for number in message.removed:
             for stream in fifos.STREAMS:
                 held = job.pipes.pop(fifos.name(number, stream), None)
@@ -405,6 +434,11 @@ class Supervisor:
                 watchdog.leaving = watchdog.leaving or "removed"
             for request in job.requests.waiting():
                 self._send(job, request)
+            if job.stopped is not None and any(
+                one.desired is Desired.UP for one in job.statuses.values()
+            ):
+                # The stop was asked of a watchdog that could not do it any more.
+                self.act(job, "stop", lambda outcome, error: None)
             if self._on_heard is not None:
                 self._on_heard()
             on_attached, job.on_attached = job.on_attached, None
@@ -538,6 +572,16 @@ class Supervisor:
             job.requests.interrupted()
             self.bring_up(job)
             return
+        if code == 0:
+            self._audit.record(
+                Event.WATCHDOG_ENDED,
+                job=job.name,
+                pid=watchdog.pid,
+                reason="its job was removed for the daemon before, which did not end that",
+            )
+            job.requests.interrupted()
+            self.bring_up(job)
+            return
         healthy = (
             watchdog.attached_at is not None
             and self.loop.now() - watchdog.attached_at >= backoff.WATCHDOG_HEALTHY_S
@@ -546,6 +590,8 @@ class Supervisor:
         job.relaunches += 1
         retry_s = backoff.relaunch_s(job.losses, random.random())
         how = f"signal {by_signal}" if by_signal is not None else f"exit code {code}"
+        if code is None and by_signal is None:
+            how = "how is not known"
         when = f"in {retry_s:.1f} s" if retry_s else "now"
         job.trouble = (
             f"its watchdog (pid {watchdog.pid}) ended ({how}); its processes run on, "
@@ -571,21 +617,39 @@ class Supervisor:
     def _inherit(self, job: Job) -> None:
         """Remember what the dead watchdog had: the children that this process has only since.
 
-        Where another watchdog is dead too, whose were whose is told by the mark in the environment alone.
+        The mark in the environment tells whose they are. Where there is none, they were those of the watchdog
+        that has just died, unless another one is dead too: then nobody can say.
         """
         known = self._by_pid.keys() | self._unclaimed.keys()
         known |= {pid for other in self.jobs.values() for pid in other.inherited}
         alone = not any(self._is_dead(pid) for pid in self._by_pid)
         for pid in procfs.children(os.getpid()):
             status = None if pid in known else procfs.stat(pid)
-            if status is None or status.dead:
+            if status is None or status.dead or procfs.name(pid).startswith(WATCHDOG_NAME):
                 continue
-            name = job.name if alone else procfs.environment(pid).get("TASKMASTER_JOB", "")
+            name = procfs.environment(pid).get("TASKMASTER_JOB", job.name if alone else "")
             owner = self.jobs.get(name)
             if owner is None:
                 self._unclaimed[pid] = status.start
             else:
                 owner.inherited[pid] = status.start
+
+    def not_a_job(self, pid: int, start: int) -> None:
+        """A child of this process that is none of any job."""
+        self._unclaimed[pid] = start
+
+    def inherited(self) -> dict[str, list[tuple[int, int]]]:
+        """By job, pid and start time of what its dead watchdogs had; by "" what may be of several."""
+        found = {
+            name: list(job.inherited.items()) for name, job in self.jobs.items() if job.inherited
+        }
+        return {**found, "": list(self._unclaimed.items())}
+
+    def know_inherited(self, inherited: dict[str, list[tuple[int, int]]]) -> None:
+        """Take over what the program before this one, in the same process, knew of that."""
+        for name, processes in inherited.items():
+            owner = self.jobs.get(name)
+            (self._unclaimed if owner is None else owner.inherited).update(processes)
 
     def _is_dead(self, pid: int) -> bool:
         status = procfs.stat(pid)
@@ -620,7 +684,7 @@ class Supervisor:
     def _late(self, job: Job, request: Request) -> str:
         """A request was not taken up in time; the words for who asked."""
         watchdog = job.watchdog
-        if watchdog is None or not request.sent:
+        if watchdog is None:
             why = job.trouble or "its watchdog is being started"
             return f'Job "{job.name}": not begun within {self._deadline_s:g} s: {why}.'
         self._silent(job, watchdog, self._deadline_s)

@@ -33,6 +33,8 @@ BUG: Final = 70
 #: Left in the job's log folder by a watchdog that met something it does not expect.
 CRASH_FILE: Final = "watchdog.crash"
 LOCK: Final = "lock"
+#: What the kernel calls a watchdog, before the name of its job.
+WATCHDOG_NAME: Final = "watchdog "
 
 
 class Launch(msgspec.Struct):
@@ -77,7 +79,7 @@ def _leave_home(launch: Launch) -> None:
     # What was made before the fork stays shared with the control plane if the collector never looks at it.
     gc.freeze()
     syscalls.become_subreaper()
-    syscalls.set_name(f"watchdog {launch.spec.job}")
+    syscalls.set_name(f"{WATCHDOG_NAME}{launch.spec.job}")
 
 
 def _close_all_but(*keep: int) -> None:

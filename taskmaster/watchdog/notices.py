@@ -58,6 +58,11 @@ class Notices:
         self._unsent.clear()
         return sending
 
+    @property
+    def all_told(self) -> bool:
+        """Whether the control plane has all of them on record."""
+        return not self._waiting
+
     def records(self) -> tuple[NoticeRecord, ...]:
         """All that wait, for the state record."""
         return tuple(self._waiting)

@@ -66,6 +66,8 @@ class Verbs:
         rule = self._table.get(verb)
         if rule is None:
             self._answer(request, FAIL, f"the watchdog knows no verb {verb[:32]!r}")
+        elif self.retiring and verb == "ensure":
+            pass  # of a daemon that knows nothing of the removal: the next watchdog is asked again
         elif self.retiring and verb not in ("stop", "kill"):
             self._answer(request, FAIL, "the job is being removed")
         else:
@@ -112,7 +114,7 @@ class Verbs:
         if any(place.process.desired is Desired.UP for place in wanted):
             self._wait_for(request, SUCCESS)
         else:
-            self._answer(request, SUCCESS, "")
+            self._answer(request, REDUNDANT, "")  # it is as somebody wanted it
 
     def _restart(self, request: int) -> None:
         self._take_down(self._wanted())
@@ -224,7 +226,8 @@ class Verbs:
             if not any(_under_way(place) for place in pending.places):
                 self._pending.remove(pending)
                 self._answer_pending(pending)
-        return self._retiring is not None and self._runner.idle()
+        # What it has to tell goes with the record: so first all of it must be in the audit log.
+        return self._retiring is not None and self._runner.idle() and self._runner.notices.all_told
 
     def _answer_pending(self, pending: _Pending) -> None:
         for place in pending.places:

@@ -1,0 +1,255 @@
+"""The storm: its command line, its course, its summary. See scripts/storm."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from storm_audit import Audit, Gaps
+from storm_client import Clients, Command
+from storm_faults import Faults
+from storm_host import Host, become_ended
+from storm_jobs import all_jobs
+from storm_judge import Judge
+from storm_witness import Witness
+
+_CLIENTS: Final = 3
+#: For what must come true when no more faults come.
+_DEADLINE_S: Final = 60.0
+_SHOWN: Final = 8
+
+
+class Storm:
+    """One storm. ``violations`` is empty if every promise was kept."""
+
+    def __init__(self, host: Host, seed: int) -> None:
+        self._host = host
+        self._seed = seed
+        self._jobs = all_jobs()
+        self.violations: list[str] = []
+        for job in self._jobs:
+            file = host.jobs / f"{job.name}.tm.json"
+            file.write_bytes(job.content(host.ledgers, seed))
+        self._witness = Witness(host.ledgers, self._jobs)
+        self._clients = Clients(host, self._jobs, seed, _CLIENTS)
+        self._faults = Faults(host, self._clients, seed)
+
+    def run(self, seconds: float) -> None:
+        """Let it rage for so long, wait for quiet, end everything, judge."""
+        began = time.monotonic()
+        self._host.start()
+        self._wait("taskmasterd serves", lambda: self._ask("list") is not None)
+        self._clients.start()
+        self._faults.run(
+            began + seconds, lambda: bool(self._witness.violations or self._clients.faults)
+        )
+        self._faults.finish()
+        self._clients.stop()
+        if self._host.running and not self._witness.violations:
+            self._be_quiet()
+        self._end()
+        self._judge(time.monotonic() - began)
+
+    # asking ---------------------------------------------------------------------------------------
+
+    def _ask(self, word: str, job: str | None = None, **fields: Any) -> Command | None:
+        asked = self._clients.query(-2, word, job, **fields)
+        return asked[0] if self._clients.ask([asked], tcp=True) else None
+
+    def _status(self, job: str) -> dict[str, Any] | None:
+        asked = self._ask("status", job)
+        return json.loads(asked.data) if asked is not None and asked.response == "status" else None
+
+    def _wait(self, text: str, what: Any) -> None:
+        deadline = time.monotonic() + _DEADLINE_S
+        while not (done := what()) or isinstance(done, str):
+            if time.monotonic() > deadline or not self._host.running:
+                more = f": {done}" if isinstance(done, str) else ""
+                self.violations.append(f"not in {_DEADLINE_S:g} s without faults: {text}{more}")
+                return
+            time.sleep(0.1)
+
+    # the course -----------------------------------------------------------------------------------
+
+    def _be_quiet(self) -> None:
+        """No faults any more: everything must come right."""
+        self._wait("every job has a watchdog, and what lives is what it watches", self._in_order)
+        self._check_desired()
+        for job in self._jobs:
+            asked = None if job.spared else self._ask("start", job.name, wait=20)
+            if (
+                asked is not None
+                and asked.response == "fail"
+                and "does not exist" not in asked.error
+            ):
+                self.violations.append(f"without faults, a start fails: {asked}")
+        self._wait("what lives after a start is what is watched", self._in_order)
+        self._wait("every end is on record", self._all_reported)
+
+    def _in_order(self) -> bool | str:
+        watched: set[tuple[str, int, int]] = set()
+        for job in self._jobs:
+            status = self._status(job.name)
+            if status is None:
+                continue
+            if status["watchdog"]["state"] != "ATTACHED":
+                return f"{job.name}: {status['watchdog']} {status['reason']}"
+            watched |= {
+                (job.name, one["number"], one["pid"])
+                for one in status["processes"]
+                if one["pid"] is not None
+            }
+        alive = {
+            (one.job, one.number, one.pid) for one in self._witness.living() if one.role == "main"
+        }
+        if alive != watched:
+            return f"unwatched: {sorted(alive - watched)}, not alive: {sorted(watched - alive)}"
+        return True
+
+    def _all_reported(self) -> bool | str:
+        missing = Audit(self._host.audit_file).unreported(self._witness.lives)
+        return f"{len(missing)}, such as {missing[0]}" if missing else True
+
+    def _check_desired(self) -> None:
+        """A job that nobody stopped is wanted up."""
+        for job in self._jobs:
+            status = self._status(job.name)
+            if status is None or status["stopped"] is not None or status["desired"] == "UP":
+                continue
+            mine = [one for one in self._clients.commands if one.job == job.name]
+            # A start that failed may leave it down; nobody can say what was meant last then.
+            acting = [
+                one
+                for one in mine
+                if one.command in ("start", "stop", "kill", "restart", "delete", "push")
+            ]
+            if any(
+                one.command in ("start", "restart") and one.response in ("fail", None)
+                for one in acting[-4:]
+            ):
+                continue
+            asked = "\n    ".join(str(one) for one in acting[-8:])
+            self.violations.append(
+                f"down, though nobody stopped it: {job.name}: {status}\n    {asked}"
+            )
+
+    def _end(self) -> None:
+        self._until = time.monotonic()
+        self._witness.ending_at = self._until
+        if not self._host.running:
+            return
+        self._host.signal_daemon(signal.SIGTERM)
+        status = self._host.wait_end(_DEADLINE_S)
+        if status != 0:
+            self.violations.append(
+                f"SIGTERM without faults: taskmasterd ended with wait status {status}"
+            )
+        time.sleep(0.2)
+        left = self._host.below()
+        if status == 0 and left:
+            self.violations.append(f"left running by an orderly end: {left}")
+
+    # judging --------------------------------------------------------------------------------------
+
+    def _judge(self, took_s: float) -> None:
+        self._witness.stop()
+        host, witness = self._host, self._witness
+        commands = sorted(self._clients.commands, key=lambda one: one.sent)
+        audit = Audit(host.audit_file)
+        upgrades = [one for one in commands if one.command == "upgrade"]
+        gaps = Gaps(audit, self._faults.ledger, upgrades)
+        audit.check_itself()
+        audit.check_commands(commands, [at for at, _, _ in host.ended])
+        audit.check_exits(witness.lives, self._jobs, gaps, self._until)
+        judge = Judge(self._jobs, witness.lives, commands, audit, gaps, self._until)
+        judge.check_ends()
+        judge.check_starts()
+        judge.check_lines(host.logs)
+        self.violations += self._faults.problems + self._clients.faults + witness.violations
+        self.violations += audit.violations + judge.violations + self._crashes()
+        self._summary = {
+            "seconds": round(took_s, 1),
+            "faults": sum(self._faults.counts.values()),
+            "faults by kind": dict(sorted(self._faults.counts.items())),
+            "commands": len(commands),
+            "connections refused": self._clients.refused,
+            "starts": len(witness.lives),
+            "exits": sum(life.ended_at is not None for life in witness.lives),
+            "lines": judge.lines,
+            "audit records": len(audit.records),
+            "allowed, counted": dict(sorted((audit.allowed + judge.allowed).items())),
+            "violations": len(self.violations),
+        }
+
+    def _crashes(self) -> list[str]:
+        """What the product itself left of an unexpected end."""
+        found = [
+            f"a watchdog crashed: {file}\n{file.read_text()}"
+            for file in self._host.logs.glob("jobs/*/watchdog.crash")
+        ]
+        said = self._host.messages.read_text(errors="replace")
+        if "Traceback" in said:
+            found.append(f"the daemon wrote a traceback:\n{said[said.index('Traceback') :][:4000]}")
+        return found
+
+    def report(self) -> None:
+        """Print what happened."""
+        for text in self.violations[:_SHOWN]:
+            print(f"VIOLATION {text}\n")
+        if len(self.violations) > _SHOWN:
+            print(f"... and {len(self.violations) - _SHOWN} more\n")
+        for name, figure in self._summary.items():
+            if isinstance(figure, dict):
+                print(f"{name}:")
+                for what, count in figure.items():
+                    print(f"  {count:7} {what}")
+            else:
+                print(f"{name}: {figure}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/storm", description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=1.0, metavar="N", help="default: 1")
+    parser.add_argument("--seed", type=int, metavar="S", help="default: a random one, printed")
+    parser.add_argument("--folder", type=Path, help="where everything is; must not exist yet")
+    parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run one storm; the exit status."""
+    arguments = _arguments()
+    seed = random.randrange(1 << 31) if arguments.seed is None else arguments.seed
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, become_ended)
+    host = Host(arguments.folder)
+    print(f"storm of {arguments.minutes:g} min, seed {seed}, in {host.folder}", flush=True)
+    keep = True
+    try:
+        storm = Storm(host, seed)
+        storm.run(arguments.minutes * 60)
+        storm.report()
+        keep = bool(storm.violations) or arguments.keep
+        if storm.violations:
+            print(f"seed {seed}; everything is left in {host.folder}")
+            return 1
+        return 0
+    except KeyboardInterrupt:
+        keep = arguments.keep
+        return 130
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        host.end(keep=keep)
+
+
+if __name__ == "__main__":
+    assert threading.current_thread() is threading.main_thread()
+    sys.exit(main())
