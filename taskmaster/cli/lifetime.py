@@ -49,6 +49,8 @@ def shutdown(
         if wait_s is not None and not leave_jobs:
             fields["wait"] = wait_s
         found = next(outcomes.ask(client, "shutdown", [None], fields))
+        if found.response == "none" and held >= 0 and pidfd.ended(held, _LAST_STEPS_S):
+            _check_end(held)  # it has gone without a word: how says more than that
         if found.status or wait_s is None:
             return found
         try:
@@ -74,6 +76,11 @@ def _await_end(client: Client, held: int, timeout_s: float) -> None:
         return
     if not pidfd.ended(held, max(timeout_s, _LAST_STEPS_S)):
         raise TimedOut("")
+    _check_end(held)
+
+
+def _check_end(held: int) -> None:
+    """Raises TaskmasterError where a process that has ended did not do so in order."""
     status = pidfd.wait_status(held)
     if status:
         code = os.waitstatus_to_exitcode(status)

@@ -135,7 +135,10 @@ class Spawning:
         if place.report is not None:
             self._read_report(place)
         elif status is not None and children.exit_of(status)[0] == process.UNRELEASED:
-            self._not_started(place, Failure("its watchdog died before it was started"), True)
+            # Its watchdog died before it let it go: nothing ran, and the start is still to be made.
+            place.pid = place.start = None
+            place.wants_spawn = True
+            self._runner.touch(place)
         else:
             self._runner.feed(place, Spawned())
         return place.phase is not Phase.SPAWNING and place.pid is not None

@@ -34,7 +34,9 @@ class _Pending:
         self.places = places
         self.errors: dict[int, str] = {}
         #: Numbers of those that are programs, or were when this was asked.
-        self.started = {place.number for place in places if place.pid is not None}
+        self.started = {
+            place.number for place in places if place.phase in (Phase.STARTING, Phase.RUNNING)
+        }
 
 
 class Verbs:
@@ -114,7 +116,7 @@ class Verbs:
         if any(place.process.desired is Desired.UP for place in wanted):
             self._wait_for(request, SUCCESS)
         else:
-            self._answer(request, REDUNDANT, "")  # it is as somebody wanted it
+            self._answer(request, SUCCESS, "")
 
     def _restart(self, request: int) -> None:
         self._take_down(self._wanted())
