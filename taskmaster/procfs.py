@@ -53,6 +53,30 @@ def stat(pid: int) -> ProcStat | None:
     )
 
 
+def exit_status(pid: int, start: int) -> int | None:
+    """The wait status of a process that has ended and waits to be reaped, by whomever.
+
+    None where it lives, is gone or may not be looked at.
+    """
+    try:
+        # To who may not look the kernel says 0 below. The same right decides here; a dead process's
+        # folder is not there, and nobody can have come in its place if it is found after this.
+        os.readlink(f"/proc/{pid}/cwd")
+    except FileNotFoundError:
+        pass
+    except (ProcessLookupError, PermissionError):
+        return None
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(b")") + 2 :].split()
+    if fields[0] != b"Z" or int(fields[19]) != start:
+        return None
+    return int(fields[49])
+
+
 def name(pid: int) -> str:
     """The name the kernel has for the process, at most 15 bytes; empty when it is gone."""
     try:

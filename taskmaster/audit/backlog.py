@@ -71,6 +71,27 @@ class Backlog:
             self._lines.append(numbered(self.seq, line))
             self._waiting_bytes += len(self._lines[-1]) - len(line)
 
+    def is_plain(self) -> bool:
+        """Whether all that waits has no number yet, and no line is half in the file."""
+        return not self._lines and not self.torn
+
+    def plain_bytes(self) -> int:
+        """How long ``plain_block`` is at most: what waits, and its numbers."""
+        return self._waiting_bytes + 32 * len(self._rendered)
+
+    def plain_block(self) -> bytes:
+        """Number all that waits and give it as one block; then ``wrote`` is to be told. Only if ``is_plain``."""
+        seq = self.seq
+        lines = self._lines
+        for line in self._rendered:
+            seq += 1
+            lines.append(numbered(seq, line))
+        self.seq = seq
+        self._rendered.clear()
+        block = b"".join(lines)
+        self._waiting_bytes = len(block)
+        return block
+
     def next_bytes(self) -> int:
         """Length of the first numbered line; 0 without any."""
         return len(self._lines[0]) if self._lines else 0
@@ -87,6 +108,12 @@ class Backlog:
 
     def wrote(self, count: int) -> None:
         """``count`` bytes of the last ``block`` are in the file."""
+        if self.torn == 0 and count == self._waiting_bytes and not self._rendered:
+            self._unsynced.extend(self._lines)
+            self.unsynced_bytes += count
+            self._lines.clear()
+            self._waiting_bytes = 0
+            return
         count += self.torn
         while self._lines and count >= len(self._lines[0]):
             line = self._lines.popleft()

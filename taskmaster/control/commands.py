@@ -27,6 +27,7 @@ class Commands:
     def __init__(self, supervisor: Supervisor, definitions: Definitions) -> None:
         self._supervisor = supervisor
         self._definitions = definitions
+        self._board = status.Board()
 
     def install(self, dispatcher: Dispatcher) -> None:
         """Fill the dispatcher's tables."""
@@ -78,9 +79,10 @@ class Commands:
 
     def _status(self, query: Query) -> Reply:
         job = self._definitions.find(query.job)
-        return replies.status(job.name, status.document(job, self._definitions.path(job.name)))
+        return self._board.reply(job, self._definitions.path(job.name))
 
     def _list(self, query: Query) -> Reply:
+        self._board.forget(self._supervisor.jobs)
         return replies.job_list(sorted(self._supervisor.jobs), old_dialect=query.old_dialect)
 
     def _pull(self, query: Query) -> Reply:

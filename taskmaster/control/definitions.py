@@ -62,9 +62,9 @@ class Definitions:
 
     def find(self, name: str | None) -> Job:
         """The job of this name. Raises InvalidJobName, NoSuchJob."""
-        job = self._supervisor.jobs.get(names.checked(name or ""))
+        job = self._supervisor.jobs.get(name or "")
         if job is None:
-            raise NoSuchJob(name or "")
+            raise NoSuchJob(names.checked(name or ""))
         return job
 
     def pull(self, name: str) -> bytes:

@@ -44,6 +44,8 @@ class Job:
     """
 
     def __init__(self, name: str) -> None:
+        #: Grows with every change, so that what was made of the job can be told to be old.
+        self.version = 0
         self.name = name
         #: Wall-clock seconds: since when the job is known.
         self.known_s = time.time()
@@ -55,6 +57,8 @@ class Job:
         self.asks_spec = False
         #: There is a state folder from before this daemon: something of it may run, recorded or not.
         self.had_state = False
+        #: The successor of a watchdog that has been asked to leave, and the descriptor of its link.
+        self.standby: tuple[Watchdog, int] | None = None
 
         self.directory = -1
         self.pipes: dict[str, int] = {}
@@ -88,6 +92,11 @@ class Job:
         self.busy = False
         self.queue: deque[tuple[Callable[[], None], Callable[[str], None]]] = deque()
         self.watchers: list[Callable[[], bool]] = []
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        if name != "version":
+            object.__setattr__(self, "version", self.__dict__.get("version", 0) + 1)
 
     @property
     def attached(self) -> bool:
@@ -141,7 +150,7 @@ class Job:
         for status in message.processes:
             self.statuses[status.number] = status
         self.dropped_bytes = message.dropped_bytes
-        self.heard = True
+        self.heard = True  # assigned last: what was made of the job before is old now
         self.look()
 
     def look(self) -> None:

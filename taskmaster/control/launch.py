@@ -42,6 +42,7 @@ def launch(
     logs: str,
     limits: tuple[tuple[int, tuple[int, int]], ...],
     expected: bool,
+    waits_s: float = 0.0,
 ) -> Launched:
     """Fork the watchdog of a job; the arguments are those of ``entry.Launch``.
 
@@ -49,7 +50,7 @@ def launch(
     """
     ours, theirs = _context.Pipe()
     try:
-        plan = Launch(spec, sha256, directory, theirs.fileno(), logs, limits, expected)
+        plan = Launch(spec, sha256, directory, theirs.fileno(), logs, limits, expected, waits_s)
         process = _context.Process(target=run, args=(plan,), name=f"watchdog {spec.job}")
         # The collector would write into pages that the child shares with us, and so unshare them.
         gc.freeze()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Container
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +12,9 @@ import msgspec
 from taskmaster.control.job import Job
 from taskmaster.core.spec import JobSpec
 from taskmaster.core.states import Desired, State
+from taskmaster.wire import replies
 from taskmaster.wire.link import ProcessStatus
+from taskmaster.wire.replies import Reply
 
 _encode: Final = msgspec.json.Encoder().encode
 #: Job states whose cause is worth telling beside the state itself.
@@ -24,9 +27,37 @@ def timestamp(at_s: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{micros:06d}Z"
 
 
-def document(job: Job, path: str) -> bytes:
-    """The status document as JSON. ``path``: where the job's file is."""
-    now = time.monotonic()
+class Board:
+    """The status replies of all jobs, each made anew only when something in it is another.
+
+    The numbers in them (uptime, time to the next retry) have a tenth of a second, so that is how long one
+    may serve: health checks come in hundreds a second.
+    """
+
+    def __init__(self) -> None:
+        self._replies: dict[str, tuple[tuple[int, int, bool, bool], Reply]] = {}
+
+    def reply(self, job: Job, path: str) -> Reply:
+        """The reply to a status query. ``path``: where the job's file is."""
+        now = time.monotonic()
+        linked = job.watchdog is not None and job.watchdog.link is not None
+        stale = is_stale(job, path)
+        key = (job.version, int(now * 10), linked, stale)
+        kept = self._replies.get(job.name)
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        reply = replies.status(job.name, document(job, stale, now))
+        self._replies[job.name] = (key, reply)
+        return reply
+
+    def forget(self, known: Container[str]) -> None:
+        """Drop what is kept of jobs that are no more."""
+        for name in [name for name in self._replies if name not in known]:
+            del self._replies[name]
+
+
+def document(job: Job, stale: bool, now: float) -> bytes:
+    """The status document as JSON; ``stale``: as ``is_stale`` has it, ``now``: monotonic."""
     wanted = job.wanted()
     processes = [_process(one, job, now) for one in wanted]
     state = job.state
@@ -48,7 +79,7 @@ def document(job: Job, path: str) -> bytes:
                 "state": job.watchdog_state,
                 "relaunches": job.relaunches,
             },
-            "definition": {"sha256": job.sha256, "stale": is_stale(job, path)},
+            "definition": {"sha256": job.sha256, "stale": stale},
             "droppedBytes": job.dropped_bytes,
             "stopped": job.stopped,
         }
@@ -83,12 +114,12 @@ def _process(one: ProcessStatus, job: Job, now: float) -> dict[str, Any]:
         "desired": one.desired.value,
         "ready": known and one.state is State.RUNNING,
         "since": timestamp(one.since_s),
-        "uptime": None if one.up_at is None else round(max(0.0, now - one.up_at), 3),
+        "uptime": None if one.up_at is None else round(max(0.0, now - one.up_at), 1),
         "restarts": one.restarts,
         "exitCode": one.exit_code,
         "signal": one.exit_signal,
         "reason": process_reason(one, job.spec, now),
-        "nextRetry": None if one.retry_at is None else round(max(0.0, one.retry_at - now), 3),
+        "nextRetry": None if one.retry_at is None else round(max(0.0, one.retry_at - now), 1),
     }
 
 

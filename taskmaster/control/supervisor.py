@@ -28,7 +28,7 @@ from taskmaster.control.witness import Witness
 from taskmaster.core import backoff
 from taskmaster.core.states import Desired
 from taskmaster.eventloop import EventLoop
-from taskmaster.watchdog.entry import WATCHDOG_NAME
+from taskmaster.watchdog.entry import WATCHDOG_NAME, recorded
 from taskmaster.wire.link import (
     Acknowledge,
     Act,
@@ -129,6 +129,7 @@ class Supervisor:
 
     def let_go(self, job: Job) -> None:
         """Close what is held for a job without a watchdog."""
+        self._drop_standby(job)
         for timer in (job.relaunch_timer, job.silence_timer):
             if timer is not None:
                 timer.cancel()
@@ -210,6 +211,17 @@ class Supervisor:
         watchdog = job.watchdog
         if watchdog is None or watchdog.process is not None or watchdog.link is None:
             return False
+        try:
+            # First the successor, which waits for the lock: if this process dies between the two steps, the job
+            # is not left without a watchdog.
+            made = self._fork(job, waits_s=2 * self._deadline_s)
+        except OSError as error:
+            self._say.error(f"job {job.name}: its watchdog is not replaced: {error.strerror}")
+            return False
+        standby = Watchdog(made.pid, made.process, made.pidfd)
+        job.standby = (standby, made.link)
+        self._by_pid[made.pid] = (job, standby)
+        standby.watch = self.loop.watch(made.pidfd, lambda: self._ended(job, standby))
         watchdog.leaving = REPLACED
         job.on_attached = lambda: self._replace_next(job)
         watchdog.link.send(Leave(0))
@@ -293,6 +305,8 @@ class Supervisor:
             self._attach(job, known, found.detach())
             return True
         self._take(job, Watchdog(pid, None, pidfd), found.detach())
+        # It may be stopped, and be killed before it has said a word: then its record is all there is.
+        job.witness.watch(recorded(job.directory, job.name))
         self._audit.record(Event.WATCHDOG_ATTACHED, job=job.name, pid=pid)
         return True
 
@@ -305,19 +319,41 @@ class Supervisor:
         if known is None or known.pid != pid:
             known = Watchdog(pid, None, os.pidfd_open(pid))
             self._know(job, known)
+            job.witness.watch(recorded(job.directory, job.name))
         self._silent(job, known, 0.0)
         return True
 
-    def _launch(self, job: Job) -> None:
+    def _fork(self, job: Job, waits_s: float = 0.0) -> launch.Launched:
         assert job.spec is not None
         logs = str(self._logs / "jobs" / job.name)
         expected = job.had_state or any(one.pid is not None for one in job.statuses.values())
         job.had_state = False
-        made = launch.launch(job.spec, job.sha256, job.directory, logs, self._limits, expected)
-        self._take(job, Watchdog(made.pid, made.process, made.pidfd), made.link)
+        made = launch.launch(
+            job.spec, job.sha256, job.directory, logs, self._limits, expected, waits_s
+        )
         self._audit.record(
             Event.WATCHDOG_LAUNCHED, job=job.name, pid=made.pid, relaunches=job.losses
         )
+        return made
+
+    def _launch(self, job: Job) -> None:
+        made = self._fork(job)
+        self._take(job, Watchdog(made.pid, made.process, made.pidfd), made.link)
+
+    def _take_standby(self, job: Job) -> bool:
+        """The watchdog before has left: its successor, which has waited for that, has the job."""
+        if job.standby is None:
+            return False
+        (watchdog, fd), job.standby = job.standby, None
+        job.watchdog = watchdog
+        self._attach(job, watchdog, fd)
+        return True
+
+    def _drop_standby(self, job: Job) -> None:
+        if job.standby is not None:
+            (watchdog, fd), job.standby = job.standby, None
+            os.close(fd)
+            signal.pidfd_send_signal(watchdog.pidfd, signal.SIGKILL)
 
     def _launch_failed(self, job: Job, error: OSError) -> None:
         job.losses += 1
@@ -425,7 +461,11 @@ class Supervisor:
         # Once such a watchdog was met, its processes are nobody's here, whoever watches them later.
         job.foreign = job.foreign or watchdog.process is None
         if job.foreign:
-            job.witness.watch(job.statuses.values())
+            job.witness.watch(
+                (one.pid, one.start)
+                for one in job.statuses.values()
+                if one.pid is not None and one.start is not None
+            )
         if first:
             job.trouble = ""
             if job.inherited and watchdog.link is not None:
@@ -551,6 +591,9 @@ class Supervisor:
     def _ended(self, job: Job, watchdog: Watchdog) -> None:
         """A watchdog is dead."""
         code, by_signal = self._bury(watchdog)
+        if job.standby is not None and job.standby[0] is watchdog:
+            os.close(job.standby[1])
+            job.standby = None  # the one before did not leave in time
         if job.watchdog is not watchdog:
             return
         job.watchdog = None
@@ -570,7 +613,8 @@ class Supervisor:
             )
             self._inherit(job)
             job.requests.interrupted()
-            self.bring_up(job)
+            if not self._take_standby(job):
+                self.bring_up(job)
             return
         if code == 0:
             self._audit.record(

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 
 from taskmaster import procfs, syscalls
 from taskmaster.eventloop import EventLoop, Watch
-from taskmaster.wire.link import ProcessStatus
 
 #: Told: the wait status, or None where the kernel does not tell.
 Told = Callable[[int | None], None]
@@ -25,13 +24,9 @@ class Witness:
         self._loop = loop
         self._held: dict[tuple[int, int], int] = {}
 
-    def watch(self, statuses: Iterable[ProcessStatus]) -> None:
-        """Hold exactly these processes, and those that ended and were not asked about yet."""
-        wanted = {
-            (one.pid, one.start)
-            for one in statuses
-            if one.pid is not None and one.start is not None
-        }
+    def watch(self, processes: Iterable[tuple[int, int]]) -> None:
+        """Hold exactly these, by pid and start time; those that ended and were not asked about yet too."""
+        wanted = set(processes)
         for gone in self._held.keys() - wanted:
             os.close(self._held.pop(gone))
         for pid, start in wanted - self._held.keys():

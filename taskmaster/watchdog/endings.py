@@ -77,7 +77,12 @@ class Endings:
     def missing(self, place: Place) -> None:
         """A process that is not our child has ended: find out how, from the kernel or the control plane."""
         if place.held >= 0:
-            status = syscalls.pidfd_exit_status(place.held)
+            assert place.pid is not None
+            assert place.start is not None
+            # Where its parent has not reaped it, nobody else may be asked in time: both may die now.
+            status = procfs.exit_status(place.pid, place.start)
+            if status is None:
+                status = syscalls.pidfd_exit_status(place.held)
             if status is not None:
                 self.ended(place, status)
                 return

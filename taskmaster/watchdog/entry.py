@@ -40,7 +40,8 @@ WATCHDOG_NAME: Final = "watchdog "
 class Launch(msgspec.Struct):
     """What a new watchdog is given. ``directory``, ``link``: descriptors; ``logs``: the job's log folder;
     ``limits``: the rlimits that the daemon was started with, for the job's processes; ``expected``: processes
-    of the job run, so that without a record they are to be looked for."""
+    of the job run, so that without a record they are to be looked for; ``waits_s``: how long the watchdog before
+    may take to leave, 0 where there should be none."""
 
     spec: JobSpec
     sha256: str
@@ -49,6 +50,22 @@ class Launch(msgspec.Struct):
     logs: str
     limits: tuple[tuple[int, tuple[int, int]], ...]
     expected: bool
+    waits_s: float = 0.0
+
+
+def recorded(directory: int, job: str) -> list[tuple[int, int]]:
+    """Pid and start time of what the job's watchdog has on record as running; none where it cannot be read."""
+    try:
+        found = record.read(directory, job, procfs.boot_id())
+    except (record.UnusableRecord, OSError):
+        return []
+    if found is None:
+        return []
+    return [
+        (place.pid, place.start)
+        for place in found.places
+        if place.pid is not None and place.start is not None
+    ]
 
 
 def run(launch: Launch) -> NoReturn:
@@ -96,7 +113,13 @@ def _serve(launch: Launch) -> int:
     )
     try:
         # A POSIX lock: the processes forked from here do not hold it, and a SIGKILL gives it up at once.
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if launch.waits_s:
+            # Nothing is served yet, so this may block; if it takes too long, SIGALRM ends it.
+            signal.setitimer(signal.ITIMER_REAL, launch.waits_s)
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        else:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return HELD

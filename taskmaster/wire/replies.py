@@ -26,9 +26,14 @@ class Reply(msgspec.Struct):
     fields: tuple[tuple[str, str], ...] = ()
     error: str | None = None
     code: str | None = None
+    #: The frame without ``id`` and ``code``, once it was made: a reply may serve many.
+    bare: bytes | None = None
 
     def frame(self, query_id: bytes = b"", *, with_code: bool = False) -> bytes:
         """The bytes to send. ``query_id`` is the client's id as JSON text, empty for none."""
+        plain = not query_id and not (with_code and self.code is not None)
+        if plain and self.bare is not None:
+            return self.bare
         parts = [f'{{"response":"{self.response}"']
         parts += [f',"{key}":"{value}"' for key, value in self.fields]
         if with_code and self.code is not None:
@@ -36,7 +41,10 @@ class Reply(msgspec.Struct):
         head = "".join(parts).encode("ascii")
         if query_id:
             return b"".join((head, b',"id":', query_id, b"}", END))
-        return b"".join((head, b"}", END))
+        whole = b"".join((head, b"}", END))
+        if plain:
+            self.bare = whole
+        return whole
 
 
 def b64(data: bytes) -> str:

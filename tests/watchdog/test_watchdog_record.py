@@ -131,6 +131,7 @@ def placed(draw: st.DrawFn, number: int, identity: tuple[int, int] | None) -> Pl
 @st.composite
 def records(draw: st.DrawFn) -> StateRecord:
     """Any record that a watchdog may write."""
+    times = st.integers(0, 2**63)
     identities = draw(
         st.lists(Identity, max_size=4, unique_by=lambda one: one[0] if one else object())
     )
@@ -163,12 +164,18 @@ def records(draw: st.DrawFn) -> StateRecord:
             max_size=3,
         )
     )
+    inherited = tuple(draw(st.lists(st.tuples(st.integers(2, 4194303), times), max_size=3)))
     return changed(
-        instance=draw(Text), ledger=draw(Text), spec=spec, places=places, notices=tuple(notices)
+        instance=draw(Text),
+        ledger=draw(Text),
+        inherited=inherited,
+        spec=spec,
+        places=places,
+        notices=tuple(notices),
     )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(records(), min_size=1, max_size=3))
 def test_what_was_written_is_read(written: list[StateRecord]) -> None:
     """Any record, after any others: the last one, equal in every value and type."""

@@ -1,0 +1,388 @@
+"""What a benchmark runs on: a folder of its own, daemons in it, raw clients, figures of ``/proc``.
+
+This process is a subreaper: whoever loses its parent below it becomes its child. So ending everything is
+ending children until there are none, by pid, whatever was killed in between.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from taskmaster import syscalls
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+DEADLINE_S: Final = 60.0
+
+#: Says who it is and when its first instruction ran, then waits for a signal. The clock is the one of
+#: ``time.monotonic`` here.
+_PROBE_C: Final = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (argc > 1) {
+        char line[64];
+        int fd = open(argv[1], O_WRONLY);
+        int length = snprintf(line, sizeof line, "%d %lld\n", (int)getpid(),
+                              now.tv_sec * 1000000000LL + now.tv_nsec);
+        if (fd < 0 || write(fd, line, length) != length) return 1;
+        close(fd);
+    }
+    for (;;) pause();
+}
+"""
+#: Where there is no compiler: a shell, whose own start is then part of what is measured.
+_PROBE_SH: Final = '#!/bin/sh\n[ $# = 0 ] || echo "$$ 0" >"$1"\nexec sleep 2147483647\n'
+
+
+class Missed(Exception):
+    """Something that was waited for did not come: the row has no figure."""
+
+
+def wait_for(what: Callable[[], Any], text: str, every_s: float = 0.005) -> Any:
+    """What ``what`` returns once it is true."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (found := what()):
+        if time.monotonic() > deadline:
+            raise Missed(f"{text}: not in {DEADLINE_S:g} s")
+        time.sleep(every_s)
+    return found
+
+
+# figures -------------------------------------------------------------------------------------------
+
+
+def children(pid: int | str = "self") -> list[int]:
+    """The direct children of a process of one thread."""
+    number = os.getpid() if pid == "self" else pid
+    try:
+        return [
+            int(one) for one in Path(f"/proc/{number}/task/{number}/children").read_text().split()
+        ]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def pss_kib(pid: int) -> int:
+    """Proportional set size: private pages, and of shared ones its part."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise Missed(f"pid {pid} has no Pss")
+
+
+def wake_ups(pid: int) -> int:
+    """How often the process has gone to sleep of itself, and so was woken."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("voluntary_ctxt_switches:"):
+            return int(line.split()[1])
+    raise Missed(f"pid {pid} has no count of switches")
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time of the process so far, user and system; to the nanosecond where the kernel keeps it."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    except FileNotFoundError:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def running(program: Path) -> set[int]:
+    """The living processes below this one that were started from this file."""
+    found: set[int] = set()
+    queue = children()
+    while queue:
+        pid = queue.pop()
+        queue += children(pid)
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if os.fsencode(program) in words[:2]:
+            found.add(pid)
+    return found
+
+
+def interleaved(
+    count: int, ours: Callable[[], float], theirs: Callable[[], float]
+) -> tuple[float, float, float]:
+    """Medians of ``count`` measurements of each, taken in turns, and the ratio of these.
+
+    In turns, since a shared machine is faster at one moment than at the next. The median of many short ones
+    is what the programs take where most of them meet no other program.
+    """
+    pairs = [(ours(), theirs()) for _ in range(count)]
+    mine = statistics.median(first for first, _ in pairs)
+    other = statistics.median(second for _, second in pairs)
+    return mine, other, mine / other
+
+
+# clients -------------------------------------------------------------------------------------------
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def frame(command: str, job: str | None = None, **fields: Any) -> bytes:
+    """The bytes of a query."""
+    query = {"command": command} | ({} if job is None else {"job": b64(job)}) | fields
+    return json.dumps(query, separators=(",", ":")).encode() + b";;"
+
+
+class Client:
+    """One raw connection to a Unix socket: as little as can be, since its time is part of every figure."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(DEADLINE_S)
+        self.socket.connect(str(path))
+
+    def round_trip(self, query: bytes) -> bytes:
+        """Send one frame, return the one reply with its end mark."""
+        self.socket.sendall(query)
+        reply = self.socket.recv(65536)
+        while not reply.endswith(b";;"):
+            more = self.socket.recv(65536)
+            if not more:
+                raise Missed("the connection has ended")
+            reply += more
+        return reply
+
+    def many(self, queries: Sequence[bytes]) -> list[bytes]:
+        """Send all frames at once, return the replies without their end marks."""
+        self.socket.sendall(b"".join(queries))
+        chunks: list[bytes] = []
+        left = len(queries)
+        while left > 0 or not chunks[-1].endswith(b";"):
+            chunk = self.socket.recv(1 << 20)
+            if not chunk:
+                raise Missed("the connection has ended")
+            left -= chunk.count(b";;")
+            if chunks and chunks[-1].endswith(b";") and chunk.startswith(b";"):
+                left -= 1  # the mark lies in both
+            chunks.append(chunk)
+        return b"".join(chunks).split(b";;")[:-1]
+
+    def ask(self, command: str, job: str | None = None, **fields: Any) -> dict[str, Any]:
+        """One query and its reply, decoded."""
+        return _decoded(self.round_trip(frame(command, job, **fields))[:-2])
+
+    def statuses(self, jobs: Iterable[str]) -> list[dict[str, Any]]:
+        """The status documents of these jobs."""
+        replies = self.many([frame("status", job) for job in jobs])
+        return [json.loads(_decoded(reply)["data"]) for reply in replies]
+
+
+def _decoded(reply: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(reply)
+    for key in ("data", "error"):
+        if key in found:
+            found[key] = base64.b64decode(found[key]).decode()
+    return found
+
+
+class Fifo:
+    """Where probes report. Held open by us, so that none of them ever waits for a reader."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path, 0o666)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._read = b""
+
+    def next(self) -> tuple[int, float]:
+        """Pid of the next process that reports, and when it began, monotonic seconds."""
+        while b"\n" not in self._read:
+            if not select.select([self._fd], [], [], DEADLINE_S)[0]:
+                raise Missed(f"no process began in {DEADLINE_S:g} s")
+            self._read += os.read(self._fd, 65536)
+        line, _, self._read = self._read.partition(b"\n")
+        pid, began_ns = line.split()
+        # A shell cannot read the clock: then it is the moment of the report.
+        return int(pid), int(began_ns) / 1e9 or time.monotonic()
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+# daemons -------------------------------------------------------------------------------------------
+
+
+class Daemon:
+    """One taskmasterd. Its jobs are quick to be RUNNING, unless told otherwise."""
+
+    def __init__(self, host: Host, folder: Path, state: Path) -> None:
+        self._host = host
+        self.folder = folder
+        self.socket = state / "control.sock"
+        self.names: list[str] = []
+        self.pid = 0
+        (folder / "jobs").mkdir(parents=True)
+        settings = {
+            "port": None,
+            "configDirectory": "jobs",
+            "logDirectory": "log",
+            "stateDirectory": str(state),
+        }
+        (folder / "config.json").write_text(json.dumps(settings))
+
+    def job(self, name: str, cmd: Sequence[str | Path], **keys: Any) -> None:
+        """Write a job file, before ``start``."""
+        content = {"cmd": [str(word) for word in cmd], "startTime": 0, "restart": "always", **keys}
+        (self.folder / "jobs" / f"{name}.tm.json").write_text(json.dumps(content))
+        self.names.append(name)
+
+    def begin(self) -> float:
+        """Start it and do not wait; the moment before, monotonic."""
+        argv = [sys.executable, "-m", "taskmaster.control", "-c", self.folder / "config.json"]
+        before = time.monotonic()
+        self.pid = self._host.spawn(argv, self.folder / "messages")
+        return before
+
+    def start(self) -> Client:
+        """Start it, wait until every process of every job runs; a connection to it."""
+        self.begin()
+        client = self.connect()
+        self.wait_running(client)
+        return client
+
+    def connect(self) -> Client:
+        """A connection, as soon as it listens."""
+
+        def connected() -> Client | None:
+            try:
+                client = Client(self.socket)
+            except (FileNotFoundError, ConnectionRefusedError):
+                return None
+            self._host.on_end(client.socket.close)
+            return client
+
+        found: Client = wait_for(connected, "taskmasterd listens")
+        return found
+
+    def wait_running(self, client: Client) -> None:
+        """Wait until all jobs that start by themselves are RUNNING."""
+        wait_for(
+            lambda: all(one["state"] == "RUNNING" for one in client.statuses(self.names)),
+            "all jobs are RUNNING",
+            0.01,
+        )
+
+    def processes(self) -> list[int]:
+        """Pids of all of taskmaster: the daemon and the watchdogs."""
+        return [self.pid, *children(self.pid)]
+
+
+class Host:
+    """Everything that one row starts: ended, and its folder removed, by ``end``."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tm-bench-"))
+        # In memory, as /run/taskmaster is.
+        shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self._state = Path(tempfile.mkdtemp(prefix="tm-bench-", dir=shared))
+        self._closers: list[Callable[[], None]] = []
+        self._daemons = 0
+        self.probe, self.compiled = self._make_probe()
+
+    def _make_probe(self) -> tuple[Path, bool]:
+        probe = self.folder / "probe"
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        for more in (["-static"], []) if compiler else ():
+            command = [str(compiler), "-O2", *more, "-x", "c", "-o", str(probe), "-"]
+            if not subprocess.run(
+                command, input=_PROBE_C.encode(), stderr=subprocess.DEVNULL
+            ).returncode:
+                return probe, True
+        probe.write_text(_PROBE_SH)
+        probe.chmod(0o755)
+        return probe, False
+
+    def daemon(self) -> Daemon:
+        """A taskmasterd in a folder of its own, not yet started."""
+        self._daemons += 1
+        name = f"d{self._daemons}"
+        return Daemon(self, self.folder / name, self._state / name)
+
+    def daemon_of(self, count: int, *arguments: str | Path) -> Daemon:
+        """One with so many jobs, each of one process that waits."""
+        daemon = self.daemon()
+        for number in range(count):
+            daemon.job(f"job-{number}", [self.probe, *arguments])
+        return daemon
+
+    def fifo(self) -> Fifo:
+        """A new place where probes report."""
+        fifo = Fifo(self.folder / f"fifo{len(self._closers)}")
+        self.on_end(fifo.close)
+        return fifo
+
+    def on_end(self, close: Callable[[], None]) -> None:
+        """Have this done at the end."""
+        self._closers.append(close)
+
+    def spawn(self, argv: Sequence[str | Path], messages: Path) -> int:
+        """Start a program whose messages go to this file; its pid. Nobody but ``end`` waits for it."""
+        environment = {
+            key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ
+        }
+        environment["PYTHONPATH"] = str(ROOT)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        words = [str(word) for word in argv]
+        return os.posix_spawn(
+            words[0],
+            words,
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(messages), flags, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setpgroup=0,
+        )
+
+    def kill(self, pid: int) -> None:
+        """SIGKILL to one of ours, and wait for its end."""
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    def end_processes(self) -> None:
+        """Kill the children of this process, and theirs when they have become ours, until there are none."""
+        while left := children():
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+            for pid in left:
+                os.waitpid(pid, 0)
+
+    def end(self) -> None:
+        """End all processes, close what is open, remove the folder."""
+        self.end_processes()
+        for close in reversed(self._closers):
+            close()
+        self._closers.clear()
+        for folder in (self.folder, self._state):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def become_subreaper() -> None:
+    """See to it that ``end_processes`` finds everything."""
+    syscalls.become_subreaper()

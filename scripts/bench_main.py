@@ -1,0 +1,105 @@
+"""The benchmark: its rows, its command line, its table. See scripts/bench."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import bench_host
+import bench_output
+import bench_processes
+import bench_table
+import bench_weight
+import bench_wire
+from bench_table import Options, Row
+
+ROWS: dict[str, Callable[[bench_host.Host, Options], list[Row]]] = {
+    "status-1": bench_wire.status_of_one,
+    "status-200": bench_wire.status_of_many,
+    "pipelined": bench_wire.pipelined,
+    "command-line": bench_wire.command_line,
+    "restart": bench_processes.restart,
+    "start": bench_processes.start,
+    "adopt": bench_processes.adopt,
+    "daemon-killed": bench_processes.daemon_killed,
+    "memory": bench_weight.memory,
+    "at-rest": bench_weight.at_rest,
+    "output": bench_output.one_file,
+    "output-rotated": bench_output.rotated,
+}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.partition("\n")[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="only these (default: all)")
+    parser.add_argument("--quick", action="store_true", help="fewer measurements")
+    parser.add_argument("--supervisor", action="store_true", help="Supervisor side by side")
+    parser.add_argument("--list", action="store_true", help="name the rows and end")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.rows if name not in ROWS]
+    if unknown:
+        parser.error(f"no row {', '.join(unknown)}; there are: {', '.join(ROWS)}")
+    return arguments
+
+
+def _ended(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _measure(name: str, options: Options) -> list[Row]:
+    host = bench_host.Host()
+    try:
+        return ROWS[name](host, options)
+    finally:
+        # Ctrl-C pressed twice must not leave anything running.
+        held = signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        )
+        host.end()
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def main() -> int:
+    arguments = _arguments()
+    if arguments.list:
+        for name, row in ROWS.items():
+            print(f"{name:15}{(row.__doc__ or '').strip()}")
+        return 0
+    options = Options(quick=arguments.quick, supervisor=arguments.supervisor)
+    bench_host.become_subreaper()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended)
+    rows: list[Row] = []
+    failed: list[str] = []
+    began = time.monotonic()
+    try:
+        for name in arguments.rows or ROWS:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            try:
+                rows += _measure(name, options)
+            except bench_host.Missed as error:
+                failed.append(f"{name}: {error}")
+    except KeyboardInterrupt:
+        return 130
+    load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
+    print(
+        f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} CPUs, "
+        f"load {load}, {time.monotonic() - began:.0f} s"
+    )
+    print(bench_table.text(rows))
+    for one in failed:
+        print(f"scripts/bench: {one}", file=sys.stderr)
+    missed = [row.what for row in rows if not row.ok]
+    if missed:
+        print(f"scripts/bench: over the limit: {'; '.join(missed)}", file=sys.stderr)
+    return 1 if missed or failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
