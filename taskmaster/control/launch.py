@@ -23,6 +23,9 @@ from taskmaster.watchdog.entry import Launch, run
 #: A watchdog as ``multiprocessing`` has it.
 Child = BaseProcess
 
+#: The signals that the daemon handles. (All of them would take Python 0.5 ms to block and restore.)
+HANDLED: Final = (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
 _context: Final = multiprocessing.get_context("fork")
 
 
@@ -55,13 +58,15 @@ def launch(
         # The collector would write into pages that the child shares with us, and so unshare them.
         gc.freeze()
         # No signal may meet the child while it still has our handlers and our wake-up pipe.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         try:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         pid = process.pid
         assert pid is not None
+        # Known to multiprocessing, it would be waited for at each further start, by a waitpid for each.
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         link = os.dup(ours.fileno())
         try:
             pidfd = os.pidfd_open(pid)

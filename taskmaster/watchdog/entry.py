@@ -84,11 +84,8 @@ def _leave_home(launch: Launch) -> None:
     signal.set_wakeup_fd(-1)
     _close_all_but(launch.directory, launch.link)
     os.setsid()
-    for number in signal.valid_signals():
-        if number in (signal.SIGKILL, signal.SIGSTOP):
-            continue
-        if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN):
-            signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # What is nobody else's says so itself (0600); log files may be read by the group, as their modes say.

@@ -111,8 +111,8 @@ def fork(plan: Plan) -> Child:
         fds += [go_read, go_write]
         report_read, report_write = os.pipe2(os.O_CLOEXEC)
         fds += [report_read, report_write]
-        # No signal may reach the child while it still has the watchdog's handlers and wake-up pipe.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        # The one signal that a watchdog handles may not reach the child while it still has the wake-up pipe.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
         try:
             pid = os.fork()
             if pid == 0:
