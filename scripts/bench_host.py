@@ -280,12 +280,21 @@ class Daemon:
         return found
 
     def wait_running(self, client: Client) -> None:
-        """Wait until all jobs that start by themselves are RUNNING."""
-        wait_for(
-            lambda: all(one["state"] == "RUNNING" for one in client.statuses(self.names)),
-            "all jobs are RUNNING",
-            0.01,
-        )
+        """Wait until all jobs are RUNNING."""
+        others: list[str] = []
+
+        def are_running() -> bool:
+            others[:] = [
+                f"{one['job']} is {one['state']} ({one['reason']})"
+                for one in client.statuses(self.names)
+                if one["state"] != "RUNNING"
+            ]
+            return not others
+
+        try:
+            wait_for(are_running, "all jobs are RUNNING", 0.01)
+        except Missed as error:
+            raise Missed(f"{error}; {len(others)} are not, {'; '.join(others[:3])}") from None
 
     def processes(self) -> list[int]:
         """Pids of all of taskmaster: the daemon and the watchdogs."""
@@ -359,6 +368,17 @@ class Host:
             ],
             setpgroup=0,
         )
+
+    def share_a_cpu(self, *pids: int) -> None:
+        """Keep these and this process on one CPU.
+
+        Two that wake each other in turns are else on one CPU or on two as the scheduler has it at the moment, and
+        to wake another CPU costs more than a round trip; so it is only what they do that is compared.
+        """
+        allowed = os.sched_getaffinity(0)
+        for pid in (os.getpid(), *pids):
+            os.sched_setaffinity(pid, {max(allowed)})
+        self.on_end(lambda: os.sched_setaffinity(0, allowed))
 
     def kill(self, pid: int) -> None:
         """SIGKILL to one of ours, and wait for its end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -36,6 +37,11 @@ class Row:
     limit: float | None = None
     at_least: bool = False
 
+    @classmethod
+    def failed(cls, name: str) -> Row:
+        """A row that has no figure; the reason is told elsewhere."""
+        return cls(f"{name}: could not be measured", "", "", math.nan, limit=0.0)
+
     @property
     def ok(self) -> bool:
         """Whether it is within its limit, to the digits that are shown."""
@@ -49,7 +55,7 @@ class Row:
         sign = ">=" if self.at_least else "<="
         return (
             self.what,
-            self.ours,
+            self.ours or "-",
             self.theirs or "-",
             f"{self.figure:.3g}{self.unit}",
             "-" if self.limit is None else f"{sign} {self.limit:g}{self.unit}",

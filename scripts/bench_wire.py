@@ -24,7 +24,7 @@ def _echo(host: Host, daemon: Daemon, client: Client) -> Client:
     file, path = host.folder / "documents.json", host.folder / "echo.sock"
     file.write_text(json.dumps(documents))
     argv = [sys.executable, ROOT / "scripts" / "bench_echo.py", path, file]
-    host.spawn(argv, host.folder / "echo.messages")
+    server = host.spawn(argv, host.folder / "echo.messages")
 
     def connected() -> Client | None:
         try:
@@ -34,6 +34,7 @@ def _echo(host: Host, daemon: Daemon, client: Client) -> Client:
 
     echo: Client = wait_for(connected, "the echo server listens")
     host.on_end(echo.socket.close)
+    host.share_a_cpu(daemon.pid, server)
     return echo
 
 

@@ -9,7 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from storm_client import Command
 from storm_faults import Fault
@@ -17,6 +17,7 @@ from storm_jobs import StormJob
 from storm_witness import Life
 
 Record = dict[str, Any]
+_Intervals = list[tuple[float, float]]
 #: Records that no fault of a storm excuses.
 _NEVER: Final = frozenset(
     {
@@ -214,8 +215,9 @@ class Audit:
         assert life.ended_at is not None
         said = life.exit
         if record["event"] == "process.unknown_exit":
-            if gaps.both(life.job, life.ended_at):
-                self.allowed["exit status unknown: watchdog and daemon were both dead"] += 1
+            excuse = gaps.excuse(life.job, life.ended_at, record["mono"])
+            if excuse is not None:
+                self.allowed[f"exit status unknown: {excuse}"] += 1
             else:
                 self.violations.append(
                     "\n    ".join(
@@ -238,6 +240,20 @@ class Audit:
             self.violations.append(f"another end on record: {life}; {shown(record)}")
 
 
+class _Absences(NamedTuple):
+    """Of one job, when its watchdog and a daemon that knew of it were not there, and why.
+
+    Dead is what was killed, until its successor has met the job; away is what left for a successor in an
+    upgrade; stopped is a watchdog until it is continued or killed: what it holds it still holds.
+    """
+
+    daemon_dead: _Intervals
+    daemon_away: _Intervals
+    watchdog_dead: _Intervals
+    watchdog_away: _Intervals
+    watchdog_stopped: _Intervals
+
+
 class Gaps:
     """When nobody watched: intervals without a daemon and without a watchdog, by job."""
 
@@ -245,20 +261,29 @@ class Gaps:
         self._audit = audit
         self._faults = faults
         self._upgrades = [(one.sent, one.ended + _ADOPTS_S) for one in upgrades]
-        self._known: dict[str, tuple[list[tuple[float, float]], list[tuple[float, float]]]] = {}
+        self._known: dict[str, _Absences] = {}
 
-    def both(self, job: str, at: float) -> bool:
-        """Whether at that moment neither the job's watchdog nor a daemon that knew of it was there."""
-        daemon, watchdog = self._of(job)
-        return _within(at, daemon) and _within(at, watchdog)
+    def excuse(self, job: str, at: float, told_at: float) -> str | None:
+        """Why an exit at ``at`` may be on record, at ``told_at``, with an unknown status; None: it may not."""
+        found = self._of(job)
+        if _within(at, found.daemon_dead) and _within(at, found.watchdog_dead):
+            return "watchdog and daemon were both dead"
+        # One could not reap it, and all who held it died before any of them had told.
+        unreaped = _within(at, found.watchdog_dead) or _within(at, found.watchdog_stopped)
+        if unreaped and _meet(found.daemon_dead, found.watchdog_dead, at, told_at):
+            return "watchdog stopped or dead at the exit, and both dead before it was told"
+        if self.both_between(job, at, at):
+            return "one was dead or replaced, the other in an upgrade"
+        return None
 
     def both_between(self, job: str, since: float, until: float) -> bool:
         """Whether there was such a moment."""
-        daemon, watchdog = self._of(job)
-        return any(
-            max(since, a[0] - _BEFORE_S, b[0] - _BEFORE_S) <= min(until, a[1], b[1])
-            for a in daemon
-            for b in watchdog
+        found = self._of(job)
+        return _meet(
+            found.daemon_dead + found.daemon_away,
+            found.watchdog_dead + found.watchdog_away,
+            since,
+            until,
         )
 
     def around(self, job: str, at: float) -> list[str]:
@@ -269,32 +294,54 @@ class Gaps:
             if one.job in ("", job) and at - 8 <= one.at <= at + 8
         ]
 
-    def _of(self, job: str) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-        if job not in self._known:
-            heard = [
-                one["mono"]
-                for one in self._audit.of_job(job, ("watchdog.attached", "watchdog.launched"))
-            ]
-            launched = [one["mono"] for one in self._audit.of_job(job, ("watchdog.launched",))]
-            killed = [
-                one["mono"]
-                for one in self._audit.of_job(job, ("watchdog.killed", "watchdog.ended"))
-            ]
-            daemon = [(one.at, _next(heard, one.at)) for one in self._ends("")] + self._upgrades
-            watchdog = [(one.at, _next(launched, one.at)) for one in self._ends(job)]
-            watchdog += [(at, _next(launched, at)) for at in killed]
-            self._known[job] = daemon, watchdog
-        return self._known[job]
+    def _of(self, job: str) -> _Absences:
+        if job in self._known:
+            return self._known[job]
+        met = self._audit.of_job(job, ("watchdog.attached", "watchdog.launched"))
+        mine = [one for one in self._faults if one.job == job]
 
-    def _ends(self, job: str) -> list[Fault]:
-        return [one for one in self._faults if one.job == job and one.kind in ("killed", "stopped")]
+        def until_another(at: float, pid: int) -> tuple[float, float]:
+            return at, _next((one["mono"] for one in met if one["pid"] != pid), at)
+
+        found = self._known[job] = _Absences(
+            [
+                (one.at, _next((one["mono"] for one in met), one.at))
+                for one in self._faults
+                if one.job == "" and one.kind == "killed"
+            ],
+            self._upgrades,
+            [until_another(one.at, one.pid) for one in mine if one.kind == "killed"]
+            + [
+                until_another(one["mono"], one["pid"])
+                for one in self._audit.of_job(job, ("watchdog.killed",))
+            ],
+            [
+                until_another(one["mono"], one["pid"])
+                for one in self._audit.of_job(job, ("watchdog.ended",))
+            ],
+            [
+                (one.at, _next((more.at for more in mine if more.pid == one.pid), one.at))
+                for one in mine
+                if one.kind == "stopped"
+            ],
+        )
+        return found
 
 
-def _within(at: float, intervals: list[tuple[float, float]]) -> bool:
+def _within(at: float, intervals: _Intervals) -> bool:
     return any(begin - _BEFORE_S <= at <= end for begin, end in intervals)
 
 
-def _next(times: list[float], after: float) -> float:
+def _meet(some: _Intervals, others: _Intervals, since: float, until: float) -> bool:
+    """Whether one of each share a moment of this time."""
+    return any(
+        max(since, a[0] - _BEFORE_S, b[0] - _BEFORE_S) <= min(until, a[1], b[1])
+        for a in some
+        for b in others
+    )
+
+
+def _next(times: Iterable[float], after: float) -> float:
     return min((at for at in times if at > after), default=float("inf")) + _ADOPTS_S
 
 

@@ -66,12 +66,15 @@ class Command:
 
 
 class Clients:
-    """So many clients at a time, on these jobs. ``commands``: their ledger."""
+    """So many clients at a time, on these jobs; pauses ``pace`` times as long. ``commands``: their ledger."""
 
-    def __init__(self, host: Host, jobs: list[StormJob], seed: int, count: int) -> None:
+    def __init__(
+        self, host: Host, jobs: list[StormJob], seed: int, count: int, pace: float
+    ) -> None:
         self._host = host
         self._jobs = jobs
         self._seed = seed
+        self._pace = pace
         self._numbers = itertools.count(1)
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -99,7 +102,7 @@ class Clients:
 
     def _run(self, number: int) -> None:
         choice = random.Random(f"{self._seed} client {number}")
-        while not self._over.wait(choice.uniform(0.05, 0.5)):
+        while not self._over.wait(self._pace * choice.uniform(0.05, 0.5)):
             try:
                 self._converse(number, choice)
             except Exception as error:  # noqa: BLE001  a thread that ends silently would test nothing

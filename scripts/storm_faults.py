@@ -44,11 +44,12 @@ class Fault:
 
 
 class Faults:
-    """Injects faults until told to stop. ``ledger``: what was done."""
+    """Injects faults until told to stop, with pauses ``pace`` times as long. ``ledger``: what was done."""
 
-    def __init__(self, host: Host, clients: Clients, seed: int) -> None:
+    def __init__(self, host: Host, clients: Clients, seed: int, pace: float) -> None:
         self._host = host
         self._clients = clients
+        self._pace = pace
         self._choice = random.Random(f"{seed} faults")
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -82,7 +83,7 @@ class Faults:
                 if self._host.running or "watchdog" in kind:
                     self.counts[kind] += 1
                     self._kinds[kind]()
-                due = time.monotonic() + self._choice.uniform(0.1, 0.6)
+                due = time.monotonic() + self._pace * self._choice.uniform(0.1, 0.6)
             time.sleep(0.01)
 
     def finish(self) -> None:

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from storm_audit import Audit, Gaps
+from storm_audit import Audit
 from storm_client import Clients, Command
 from storm_faults import Faults
 from storm_host import Host, become_ended
 from storm_jobs import all_jobs
-from storm_judge import Judge
+from storm_verdict import Course, judge
 from storm_witness import Witness
 
 _CLIENTS: Final = 3
@@ -27,19 +27,20 @@ _SHOWN: Final = 8
 
 
 class Storm:
-    """One storm. ``violations`` is empty if every promise was kept."""
+    """One storm. ``violations`` is empty if every promise was kept; ``summary``: its figures."""
 
-    def __init__(self, host: Host, seed: int) -> None:
+    def __init__(self, host: Host, seed: int, pace: float) -> None:
         self._host = host
         self._seed = seed
         self._jobs = all_jobs()
         self.violations: list[str] = []
+        self.summary: dict[str, Any] = {}
         for job in self._jobs:
             file = host.jobs / f"{job.name}.tm.json"
             file.write_bytes(job.content(host.ledgers, seed))
         self._witness = Witness(host.ledgers, self._jobs)
-        self._clients = Clients(host, self._jobs, seed, _CLIENTS)
-        self._faults = Faults(host, self._clients, seed)
+        self._clients = Clients(host, self._jobs, seed, _CLIENTS, pace)
+        self._faults = Faults(host, self._clients, seed, pace)
 
     def run(self, seconds: float) -> None:
         """Let it rage for so long, wait for quiet, end everything, judge."""
@@ -160,72 +161,69 @@ class Storm:
 
     def _judge(self, took_s: float) -> None:
         self._witness.stop()
-        host, witness = self._host, self._witness
-        commands = sorted(self._clients.commands, key=lambda one: one.sent)
-        audit = Audit(host.audit_file)
-        upgrades = [one for one in commands if one.command == "upgrade"]
-        gaps = Gaps(audit, self._faults.ledger, upgrades)
-        audit.check_itself()
-        audit.check_commands(commands, [at for at, _, _ in host.ended])
-        audit.check_exits(witness.lives, self._jobs, gaps, self._until)
-        judge = Judge(self._jobs, witness.lives, commands, audit, gaps, self._until)
-        judge.check_ends()
-        judge.check_starts()
-        judge.check_lines(host.logs)
-        self.violations += self._faults.problems + self._clients.faults + witness.violations
-        self.violations += audit.violations + judge.violations + self._crashes()
-        self._summary = {
-            "seconds": round(took_s, 1),
-            "faults": sum(self._faults.counts.values()),
-            "faults by kind": dict(sorted(self._faults.counts.items())),
-            "commands": len(commands),
-            "connections refused": self._clients.refused,
-            "starts": len(witness.lives),
-            "exits": sum(life.ended_at is not None for life in witness.lives),
-            "lines": judge.lines,
-            "audit records": len(audit.records),
-            "allowed, counted": dict(sorted((audit.allowed + judge.allowed).items())),
-            "violations": len(self.violations),
-        }
+        host, witness, faults = self._host, self._witness, self._faults
+        course = Course(
+            until=self._until,
+            seen=self.violations + faults.problems + self._clients.faults + witness.violations,
+            deaths=[at for at, _, _ in host.ended],
+            lives=witness.lives,
+            commands=self._clients.commands,
+            faults=faults.ledger,
+            figures={
+                "seconds": round(took_s, 1),
+                "faults": sum(faults.counts.values()),
+                "faults by kind": dict(sorted(faults.counts.items())),
+                "connections refused": self._clients.refused,
+            },
+        )
+        course.write(host.folder)
+        self.violations, self.summary = judge(host.folder, course)
 
-    def _crashes(self) -> list[str]:
-        """What the product itself left of an unexpected end."""
-        found = [
-            f"a watchdog crashed: {file}\n{file.read_text()}"
-            for file in self._host.logs.glob("jobs/*/watchdog.crash")
-        ]
-        said = self._host.messages.read_text(errors="replace")
-        if "Traceback" in said:
-            found.append(f"the daemon wrote a traceback:\n{said[said.index('Traceback') :][:4000]}")
-        return found
 
-    def report(self) -> None:
-        """Print what happened."""
-        for text in self.violations[:_SHOWN]:
-            print(f"VIOLATION {text}\n")
-        if len(self.violations) > _SHOWN:
-            print(f"... and {len(self.violations) - _SHOWN} more\n")
-        for name, figure in self._summary.items():
-            if isinstance(figure, dict):
-                print(f"{name}:")
-                for what, count in figure.items():
-                    print(f"  {count:7} {what}")
-            else:
-                print(f"{name}: {figure}")
+def report(violations: list[str], summary: dict[str, Any]) -> None:
+    """Print what happened."""
+    for text in violations[:_SHOWN]:
+        print(f"VIOLATION {text}\n")
+    if len(violations) > _SHOWN:
+        print(f"... and {len(violations) - _SHOWN} more\n")
+    for name, figure in summary.items():
+        if isinstance(figure, dict):
+            print(f"{name}:")
+            for what, count in figure.items():
+                print(f"  {count:7} {what}")
+        else:
+            print(f"{name}: {figure}")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/storm", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=1.0, metavar="N", help="default: 1")
     parser.add_argument("--seed", type=int, metavar="S", help="default: a random one, printed")
+    parser.add_argument(
+        "--pace",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="pauses so many times longer (default: 1)",
+    )
     parser.add_argument("--folder", type=Path, help="where everything is; must not exist yet")
     parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        metavar="FOLDER",
+        help="only judge what a storm has left there, once more",
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     """Run one storm; the exit status."""
     arguments = _arguments()
+    if arguments.judge is not None:
+        violations, summary = judge(arguments.judge, Course.read(arguments.judge))
+        report(violations, summary)
+        return 1 if violations else 0
     seed = random.randrange(1 << 31) if arguments.seed is None else arguments.seed
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, become_ended)
@@ -233,9 +231,9 @@ def main() -> int:
     print(f"storm of {arguments.minutes:g} min, seed {seed}, in {host.folder}", flush=True)
     keep = True
     try:
-        storm = Storm(host, seed)
+        storm = Storm(host, seed, arguments.pace)
         storm.run(arguments.minutes * 60)
-        storm.report()
+        report(storm.violations, storm.summary)
         keep = bool(storm.violations) or arguments.keep
         if storm.violations:
             print(f"seed {seed}; everything is left in {host.folder}")

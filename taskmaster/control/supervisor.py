@@ -473,7 +473,10 @@ class Supervisor:
             if job.removing:
                 watchdog.leaving = watchdog.leaving or "removed"
             for request in job.requests.waiting():
-                self._send(job, request)
+                if job.stopped is not None and _is_ensure(request):
+                    job.requests.finish(request.number, "success", "")  # stopped since it was asked
+                else:
+                    self._send(job, request)
             if job.stopped is not None and any(
                 one.desired is Desired.UP for one in job.statuses.values()
             ):
@@ -783,6 +786,10 @@ class Supervisor:
         if job.silence_timer is not None:
             job.silence_timer.cancel()
             job.silence_timer = None
+
+
+def _is_ensure(request: Request) -> bool:
+    return isinstance(request.message, Act) and request.message.verb == "ensure"
 
 
 def _plain(value: Any) -> Any:

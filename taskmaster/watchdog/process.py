@@ -34,6 +34,7 @@ CHILD_NAME: Final = "taskmaster-new"
 
 CLEAN_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _REPORT_BYTES: Final = 4096
+_EVERY_SIGNAL: Final = signal.valid_signals()  # made once: it is a set of 64 enumeration members
 #: Errors that say the host is short of something, not that the job is wrong.
 TRANSIENT: Final = frozenset(
     {
@@ -111,8 +112,8 @@ def fork(plan: Plan) -> Child:
         fds += [go_read, go_write]
         report_read, report_write = os.pipe2(os.O_CLOEXEC)
         fds += [report_read, report_write]
-        # The one signal that a watchdog handles may not reach the child while it still has the wake-up pipe.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+        # No signal may reach the child while it still has the watchdog's handlers and wake-up pipe.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
         try:
             pid = os.fork()
             if pid == 0:

@@ -144,9 +144,10 @@ class Service:
             self.runner.forget()
             self._verbs.retired()
         if self._rendezvous.up:
-            self._publish(full=False)
+            # What happened before how it stands: a client that sees the state finds its cause in the log.
             for notice in self.runner.notices.unsent():
                 self._rendezvous.send(notice)
+            self._publish(full=False)
             for answer in self._answers:
                 self._rendezvous.send(answer)
         self._answers.clear()

@@ -6,6 +6,7 @@ its outcome when it has begun; a start has it when every process is its program 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -14,12 +15,16 @@ from taskmaster.core.events import Kill, Start, Stop
 from taskmaster.core.lifecycle import ALIVE, IDLE, Phase
 from taskmaster.core.spec import JobSpec, same_processes
 from taskmaster.core.states import Desired
+from taskmaster.eventloop import Timer
 from taskmaster.watchdog.place import Place
 from taskmaster.watchdog.runner import Runner
 
 SUCCESS: Final = "success"
 REDUNDANT: Final = "redundant"
 FAIL: Final = "fail"
+
+#: How long a stop waits for a start before it, seconds.
+_IN_ORDER_S: Final = 1.0
 
 #: Told: the request's id, its outcome, its error.
 Answer = Callable[[int, str, str], None]
@@ -47,6 +52,8 @@ class Verbs:
         self._answer = answer
         self._pending: list[_Pending] = []
         self._retiring: int | None = None
+        self._deferred: deque[tuple[int, str]] = deque()
+        self._patience: Timer | None = None
         self._table: dict[str, Callable[[int], None]] = {
             "start": self._start,
             "stop": self._stop,
@@ -64,7 +71,36 @@ class Verbs:
         return self._retiring is not None
 
     def act(self, request: int, verb: str) -> None:
-        """Carry out a verb; one that is not known is answered so."""
+        """Carry out a verb, after those before it; one that is not known is answered so."""
+        if self._deferred or (verb in ("stop", "kill") and self._is_starting()):
+            # In order: what is being started is its program in milliseconds, and then stopped. But a start that
+            # hangs (a directory on a dead network disk) holds nobody up for longer than this.
+            if not self._deferred:
+                self._patience = self._runner.loop.call_in(_IN_ORDER_S, self._out_of_patience)
+            self._deferred.append((request, verb))
+        else:
+            self._carry_out(request, verb)
+
+    def _is_starting(self) -> bool:
+        return any(
+            place.phase is Phase.SPAWNING for pending in self._pending for place in pending.places
+        )
+
+    def _out_of_patience(self) -> None:
+        request, verb = self._deferred.popleft()
+        self._carry_out(request, verb)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Carry out what was deferred, as far as nothing is being started."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        waiting, self._deferred = self._deferred, deque()
+        for request, verb in waiting:
+            self.act(request, verb)
+
+    def _carry_out(self, request: int, verb: str) -> None:
         rule = self._table.get(verb)
         if rule is None:
             self._answer(request, FAIL, f"the watchdog knows no verb {verb[:32]!r}")
@@ -228,6 +264,9 @@ class Verbs:
             if not any(_under_way(place) for place in pending.places):
                 self._pending.remove(pending)
                 self._answer_pending(pending)
+        if self._deferred and not self._is_starting():
+            self._go_on()
+            self._runner.loop.call_in(0, self._runner.mark_dirty)  # another commit, soon
         # What it has to tell goes with the record: so first all of it must be in the audit log.
         return self._retiring is not None and self._runner.idle() and self._runner.notices.all_told
 

@@ -99,7 +99,7 @@ def test_status_document() -> None:
     job.spec = JobSpec(job="web", argv=("true",))
     job.watchdog = Watchdog(1, None, -1)
     job.publish(Published(True, (ProcessStatus(0, State.RUNNING, Desired.UP, pid=2, start=3),)))
-    document = json.loads(status.document(job, "/nonexistent"))
+    document = json.loads(status.document(job, False, 0.0))
     of_job, of_process = section(PROTOCOL, "The status document").split("Of each process:")
     described = entries(of_job)
     assert set(described) == set(document)

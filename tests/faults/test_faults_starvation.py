@@ -31,7 +31,8 @@ def two_jobs(daemon):
     for name in ("web", "other"):
         daemon.job(name, ["sleep", "1000"])
     daemon.ask("restart")
-    daemon.wait_state("web", "RUNNING")
+    for name in ("web", "other"):
+        daemon.wait_state(name, "RUNNING")
     pids = {name: daemon.pids(name) for name in ("web", "other")}
     yield daemon
     assert daemon.pids("other") == pids["other"]

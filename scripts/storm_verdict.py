@@ -1,0 +1,87 @@
+"""The course of a storm, as it is kept beside what it left, and the verdict on both together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from storm_audit import Audit, Gaps
+from storm_client import Command
+from storm_faults import Fault
+from storm_jobs import all_jobs
+from storm_judge import Judge
+from storm_witness import Life
+
+_FILE: Final = "course.json"
+
+
+@dataclasses.dataclass
+class Course:
+    """What the log files and ledgers do not tell. ``until``: when everything was told to end.
+
+    ``seen``: the violations that were seen while it happened. ``deaths``: when a daemon ended. ``figures``: the
+    head of the summary.
+    """
+
+    until: float
+    seen: list[str]
+    deaths: list[float]
+    lives: list[Life]
+    commands: list[Command]
+    faults: list[Fault]
+    figures: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Keep it, so that the folder may be judged again before the next boot."""
+        (folder / _FILE).write_text(json.dumps(dataclasses.asdict(self)))
+
+    @staticmethod
+    def read(folder: Path) -> Course:
+        """What ``write`` has kept."""
+        kept = json.loads((folder / _FILE).read_text())
+        kept["lives"] = [Life(**one) for one in kept["lives"]]
+        kept["commands"] = [Command(**one) for one in kept["commands"]]
+        kept["faults"] = [Fault(**one) for one in kept["faults"]]
+        return Course(**kept)
+
+
+def judge(folder: Path, course: Course) -> tuple[list[str], dict[str, Any]]:
+    """All violations, and the summary, of what the storm left in ``folder``."""
+    jobs = all_jobs()
+    commands = sorted(course.commands, key=lambda one: one.sent)
+    logs = folder / "log"
+    audit = Audit(logs / "audit.jsonl")
+    gaps = Gaps(audit, course.faults, [one for one in commands if one.command == "upgrade"])
+    audit.check_itself()
+    audit.check_commands(commands, course.deaths)
+    audit.check_exits(course.lives, jobs, gaps, course.until)
+    judge = Judge(jobs, course.lives, commands, audit, gaps, course.until)
+    judge.check_ends()
+    judge.check_starts()
+    judge.check_lines(logs)
+    violations = course.seen + audit.violations + judge.violations + _crashes(folder)
+    summary = {
+        **course.figures,
+        "commands": len(commands),
+        "starts": len(course.lives),
+        "exits": sum(life.ended_at is not None for life in course.lives),
+        "lines": judge.lines,
+        "audit records": len(audit.records),
+        "allowed, counted": dict(sorted((audit.allowed + judge.allowed).items())),
+        "violations": len(violations),
+    }
+    return violations, summary
+
+
+def _crashes(folder: Path) -> list[str]:
+    """What the product itself left of an unexpected end."""
+    found = [
+        f"a watchdog crashed: {file}\n{file.read_text()}"
+        for file in folder.glob("log/jobs/*/watchdog.crash")
+    ]
+    said = (folder / "messages").read_text(errors="replace")
+    if "Traceback" in said:
+        found.append(f"the daemon wrote a traceback:\n{said[said.index('Traceback') :][:4000]}")
+    return found
