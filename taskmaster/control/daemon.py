@@ -129,13 +129,13 @@ class Daemon:
             self._supervisor.reaper.know(handed.reaped)
         self._definitions.load()
         if handed is not None:
-            self._supervisor.know_inherited(handed.inherited)
+            self._supervisor.orphans.know(handed.inherited)
         if handed is not None:
             self._go_on(handed)
         else:
             self._tell_of_start()
         self._supervisor.reaper.collect()
-        self._supervisor.look_for_stopped()
+        self._supervisor.silence.look_for_stopped()
         self._audit.flush(durable=True)
 
     def _say_where(self) -> None:
@@ -230,7 +230,7 @@ class Daemon:
             listeners=tuple(listeners),
             sessions=tuple(sessions),
             reaped=self._supervisor.reaper.statuses(),
-            inherited=self._supervisor.inherited(),
+            inherited=self._supervisor.orphans.known(),
             asked=asked,
         )
 
@@ -273,7 +273,7 @@ class Daemon:
         def go_on() -> None:
             self._take_over(handed)
             self._say_where()
-            self._supervisor.replace_all()
+            self._supervisor.replacing.replace_all()
 
         # Clients are kept waiting, not turned away, until there is something to tell them.
         self._supervisor.when_heard(go_on, _HEARD_S)

@@ -115,10 +115,10 @@ class Definitions:
                 self._rejected(job, error)
                 if job.had_state:
                     job.spec, job.asks_spec = _nothing(name), True
-                    self._supervisor.bring_up(job)
+                    self._supervisor.launching.bring_up(job)
                 continue
             self._put_in_force(job, definition)
-            self._supervisor.bring_up(job)
+            self._supervisor.launching.bring_up(job)
             job.stopped = self._stops.get(name)
             if job.stopped is not None:
                 # One whose stop was interrupted by the end of the last daemon is stopped now.
@@ -140,7 +140,7 @@ class Definitions:
                 self._removed(job, "its file was removed while no daemon ran")
 
         self._supervisor.retire(job, "its file was removed", stopped)
-        self._supervisor.bring_up(job)
+        self._supervisor.launching.bring_up(job)
 
     def _rejected(self, job: Job | None, error: FileError) -> None:
         if job is not None:
@@ -165,7 +165,7 @@ class Definitions:
         self._put_in_force(job, definition)
         if old is None:
             self._audit.record(Event.JOB_ADDED, job=job.name, sha256=definition.sha256)
-            self._supervisor.bring_up(job)
+            self._supervisor.launching.bring_up(job)
             if definition.spec.auto_start:
                 self._supervisor.act(job, "ensure", done)
             else:
@@ -259,7 +259,7 @@ class Definitions:
                 self._store.remove(job.name, who=who)
             except (FileError, OSError) as why:
                 job.removing = False
-                self._supervisor.bring_up(job)
+                self._supervisor.launching.bring_up(job)
                 job.end()
                 done(_failed(why, "; the job is stopped and kept"))
                 return

@@ -9,7 +9,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from taskmaster.core.spec import JobSpec
 from taskmaster.core.states import SETTLED, Desired, State, job_state
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from taskmaster.control.stops import Stopped
     from taskmaster.control.witness import Witness
     from taskmaster.eventloop import Timer, Watch
+
+
+#: Why a watchdog leaves that runs an older program.
+REPLACED: Final = "replaced by one of the new program"
 
 
 class Watchdog:

@@ -74,7 +74,7 @@ class Upgrade:
 
     def _watch(self, trial: launch.Trial) -> None:
         start = procfs.stat(trial.pid)
-        self._supervisor.not_a_job(trial.pid, start.start if start else 0)
+        self._supervisor.orphans.not_a_job(trial.pid, start.start if start else 0)
 
         def killed() -> None:
             signal.pidfd_send_signal(trial.pidfd, signal.SIGKILL)
