@@ -1,7 +1,8 @@
 """The processes of dead watchdogs: they are re-parented to the daemon, which reaps them for a replacement.
 
-What was reaped is kept for whoever asks (a watchdog's ``Missing``), up to a cap; nobody asks for most
-of it, since orphans of orphans end here too.
+How one ended is kept for whoever asks (a watchdog's ``Missing``), and told as often as it is asked: who has
+asked may die before it has written the answer down. What a watchdog is still to account for stays a zombie
+until it has, so that the status outlives this process too.
 """
 
 from __future__ import annotations
@@ -18,17 +19,26 @@ _KEPT: Final = 4096
 
 
 class Reaper:
-    """Reaps all children but the watchdogs; ``watchdog_ended`` is told of those, ``reaped`` of the others."""
+    """Reaps all children but the watchdogs; ``watchdog_ended`` is told of those, ``reaped`` of the others.
+
+    ``is_awaited``: whether a watchdog has published that process, by pid and start time, and not its end.
+    """
 
     def __init__(
-        self, watchdog_ended: Callable[[int], bool], reaped: Callable[[int], None]
+        self,
+        watchdog_ended: Callable[[int], bool],
+        reaped: Callable[[int], None],
+        is_awaited: Callable[[int, int], bool],
     ) -> None:
         self._watchdog_ended = watchdog_ended
         self._reaped = reaped
+        self._is_awaited = is_awaited
         self._statuses: OrderedDict[tuple[int, int], int] = OrderedDict()
+        #: Zombies that wait for their watchdog's account, with their start times.
+        self._zombies: dict[int, int] = {}
 
     def statuses(self) -> list[tuple[int, int, int]]:
-        """Pid, start time and wait status of all that nobody has asked for yet."""
+        """Pid, start time and wait status of all that ended of late."""
         return [(pid, start, status) for (pid, start), status in self._statuses.items()]
 
     def know(self, statuses: list[tuple[int, int, int]]) -> None:
@@ -37,32 +47,49 @@ class Reaper:
             self._statuses[pid, start] = status
 
     def collect(self) -> None:
-        """Reap everything that has ended. Call on SIGCHLD."""
+        """Reap everything that has ended and may be reaped. Call on SIGCHLD."""
         while (pid := children.peek_any()) is not None:
-            if not self._watchdog_ended(pid):
-                self._reap(pid)
+            if pid in self._zombies:
+                # It is first in the kernel's row and hides the others.
+                for other in procfs.children(os.getpid()):
+                    if other not in self._zombies and children.peek(other) is not None:
+                        self._account_for(other)
+                return
+            self._account_for(pid)
 
-    def _reap(self, pid: int) -> None:
-        status = procfs.stat(pid)
-        wait_status = children.reap(pid)
-        self._reaped(pid)
-        if status is None or wait_status is None:
+    def release(self) -> None:
+        """Reap the zombies that nobody waits for any more. Call when a watchdog has published."""
+        for pid, start in list(self._zombies.items()):
+            if not self._is_awaited(pid, start):
+                del self._zombies[pid]
+                children.reap(pid)
+                self._reaped(pid)
+
+    def _account_for(self, pid: int) -> None:
+        if self._watchdog_ended(pid):
             return
-        self._statuses[pid, status.start] = wait_status
-        if len(self._statuses) > _KEPT:
-            self._statuses.popitem(last=False)
+        about = procfs.stat(pid)
+        status = children.peek(pid)
+        if about is not None and status is not None:
+            self._statuses[pid, about.start] = status
+            if len(self._statuses) > _KEPT:
+                self._statuses.popitem(last=False)
+            if self._is_awaited(pid, about.start):
+                self._zombies[pid] = about.start
+                return
+        children.reap(pid)
+        self._reaped(pid)
 
     def status_of(self, pid: int, start: int) -> tuple[bool, int | None]:
         """Whether that process has ended, and its wait status if it was ours to reap."""
-        found = self._statuses.pop((pid, start), None)
+        found = self._statuses.get((pid, start))
         if found is not None:
             return True, found
-        status = procfs.stat(pid)
-        if status is None or status.start != start:
+        about = procfs.stat(pid)
+        if about is None or about.start != start:
             return True, None
-        if not status.dead:
+        if not about.dead:
             return False, None
-        if status.ppid == os.getpid():
+        if about.ppid == os.getpid():
             self.collect()
-            return True, self._statuses.pop((pid, start), None)
-        return True, None
+        return True, self._statuses.get((pid, start))

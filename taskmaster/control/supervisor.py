@@ -93,7 +93,7 @@ class Supervisor:
         self._acknowledge: dict[str, int] = {}
         self._on_heard: Callable[[], None] | None = None
         self.orphans = Orphans(self.jobs, self.by_pid)
-        self.reaper = Reaper(self._ended_by_pid, self.orphans.reaped)
+        self.reaper = Reaper(self._ended_by_pid, self.orphans.reaped, self._is_awaited)
 
     # jobs -----------------------------------------------------------------------------------------
 
@@ -116,6 +116,7 @@ class Supervisor:
         except OSError as error:
             self._say.error(f"job {job.name}: its state folder stays: {error.strerror}")
         self.jobs.pop(job.name, None)
+        self.reaper.release()
         job.look()
 
     def let_go(self, job: Job) -> None:
@@ -255,6 +256,7 @@ class Supervisor:
 
     def _published(self, job: Job, watchdog: Watchdog, message: Published) -> None:
         first = not job.heard
+        self.loop.call_in(0, self.reaper.release)
         if watchdog.greeting is not None:
             watchdog.greeting.cancel()
             watchdog.greeting = None
@@ -317,6 +319,13 @@ class Supervisor:
             fields.pop("at", None)
         self._audit.record(event, job=job.name, **fields)
         self._say.everything(f"job {job.name}: {message.event}")
+
+    def _is_awaited(self, pid: int, start: int) -> bool:
+        return any(
+            one.pid == pid and one.start == start
+            for job in self.jobs.values()
+            for one in job.statuses.values()
+        )
 
     def acknowledge(self) -> None:
         """The audit log has been written: what is in it need not be told again."""

@@ -23,13 +23,17 @@ class Witness:
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._held: dict[tuple[int, int], int] = {}
+        #: How those ended that were asked about: who asks may die before it has written that down.
+        self._known: dict[tuple[int, int], int | None] = {}
 
     def watch(self, processes: Iterable[tuple[int, int]]) -> None:
         """Hold exactly these, by pid and start time; those that ended and were not asked about yet too."""
         wanted = set(processes)
         for gone in self._held.keys() - wanted:
             os.close(self._held.pop(gone))
-        for pid, start in wanted - self._held.keys():
+        for gone in self._known.keys() - wanted:
+            del self._known[gone]
+        for pid, start in wanted - self._held.keys() - self._known.keys():
             self._hold(pid, start)
 
     def _hold(self, pid: int, start: int) -> None:
@@ -48,12 +52,16 @@ class Witness:
 
         False where it is not held.
         """
+        if (pid, start) in self._known:
+            told(self._known[pid, start])
+            return True
         held = self._held.pop((pid, start), None)
         if held is None:
             return False
         status = syscalls.pidfd_exit_status(held)
         if status is not None or procfs.stat(pid) is None:
             os.close(held)
+            self._known[pid, start] = status
             told(status)
             return True
 
@@ -61,6 +69,7 @@ class Witness:
             self._loop.unwatch(watch)
             status = syscalls.pidfd_exit_status(held)
             os.close(held)
+            self._known[pid, start] = status
             told(status)
 
         watch: Watch = self._loop.watch(held, None, reaped)
