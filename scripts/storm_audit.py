@@ -36,6 +36,8 @@ _ENDS: Final = ("process.exited", "process.unknown_exit")
 _BEFORE_S: Final = 0.2
 #: A replacement is on record when it is forked; it holds its processes a little later.
 _ADOPTS_S: Final = 0.5
+#: Longer than a watchdog needs to write down an exit on a machine with ten tasks for each processor.
+_BUSY_S: Final = 0.5
 
 
 class Audit:
@@ -274,6 +276,9 @@ class Gaps:
             return "watchdog stopped or dead at the exit, and both dead before it was told"
         if self.both_between(job, at, at):
             return "one was dead or replaced, the other in an upgrade"
+        soon = any(at <= begin <= at + _BUSY_S for begin, _ in found.watchdog_dead)
+        if soon and _meet(found.daemon_dead, found.watchdog_dead, at, told_at):
+            return f"watchdog killed within {_BUSY_S:g} s of the exit, and both dead before it was told"
         return None
 
     def both_between(self, job: str, since: float, until: float) -> bool:
@@ -318,6 +323,11 @@ class Gaps:
             [
                 until_another(one["mono"], one["pid"])
                 for one in self._audit.of_job(job, ("watchdog.ended",))
+            ]
+            # The one before leaves for it, and a daemon that dies meanwhile puts nothing of that on record.
+            + [
+                (one["mono"], one["mono"] + _ADOPTS_S)
+                for one in self._audit.of_job(job, ("watchdog.launched",))
             ],
             [
                 (one.at, _next((more.at for more in mine if more.pid == one.pid), one.at))

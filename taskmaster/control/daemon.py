@@ -130,6 +130,7 @@ class Daemon:
         self._definitions.load()
         if handed is not None:
             self._supervisor.orphans.know(handed.inherited)
+            self._supervisor.take_over(handed.held)
         if handed is not None:
             self._go_on(handed)
         else:
@@ -229,8 +230,9 @@ class Daemon:
             limits=self._limits,
             listeners=tuple(listeners),
             sessions=tuple(sessions),
-            reaped=self._supervisor.reaper.statuses(),
+            reaped=self._supervisor.statuses(),
             inherited=self._supervisor.orphans.known(),
+            held=self._supervisor.hand_over(),
             asked=asked,
         )
 

@@ -48,7 +48,8 @@ class HandOver(msgspec.Struct, frozen=True):
     """Everything that a re-executed daemon needs of the one before.
 
     ``reaped``: pid, start time and wait status; ``inherited``: by job, pid and start time of what its dead
-    watchdogs had (by "" what may be of several).
+    watchdogs had (by "" what may be of several); ``held``: by job, pid, start time and a pidfd of those whose
+    status nobody else may be able to tell.
     """
 
     version: str
@@ -58,6 +59,7 @@ class HandOver(msgspec.Struct, frozen=True):
     sessions: tuple[HandedSession, ...]
     reaped: list[tuple[int, int, int]]
     inherited: dict[str, list[tuple[int, int]]]
+    held: dict[str, list[tuple[int, int, int]]]
     asked: Asked | None
 
     def descriptors(self) -> list[int]:
@@ -66,6 +68,7 @@ class HandOver(msgspec.Struct, frozen=True):
             self.lock,
             *(one.fd for one in self.listeners),
             *(one.fd for one in self.sessions),
+            *(pidfd for processes in self.held.values() for _, _, pidfd in processes),
         ]
 
 

@@ -347,6 +347,25 @@ class Supervisor:
             return
         self._tell_exit(job, message, status)
 
+    def statuses(self) -> list[tuple[int, int, int]]:
+        """Pid, start time and wait status of all that ended of late, for the next program of this process."""
+        told = [one for job in self.jobs.values() for one in job.witness.told()]
+        return self.reaper.statuses() + told
+
+    def hand_over(self) -> dict[str, list[tuple[int, int, int]]]:
+        """By job, the processes whose ends are witnessed here: pid, start time and pidfd."""
+        return {name: job.witness.hand_over() for name, job in self.jobs.items()}
+
+    def take_over(self, held: dict[str, list[tuple[int, int, int]]]) -> None:
+        """Witness what the program before this one, in the same process, did."""
+        for name, processes in held.items():
+            job = self.jobs.get(name)
+            if job is not None:
+                job.witness.take_over(processes)
+            else:
+                for _, _, pidfd in processes:
+                    os.close(pidfd)
+
     def _tell_exit(self, job: Job, message: Missing, status: int | None) -> None:
         """Give a watchdog the answer to Missing; whichever has the job by then can use it."""
         watchdog = job.watchdog

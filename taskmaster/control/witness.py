@@ -47,6 +47,23 @@ class Witness:
         else:
             self._held[pid, start] = held
 
+    def hand_over(self) -> list[tuple[int, int, int]]:
+        """Pid, start time and pidfd of all that are held."""
+        return [(pid, start, held) for (pid, start), held in self._held.items()]
+
+    def told(self) -> list[tuple[int, int, int]]:
+        """Pid, start time and wait status of those that were asked about."""
+        return [(*one, status) for one, status in self._known.items() if status is not None]
+
+    def take_over(self, processes: Iterable[tuple[int, int, int]]) -> None:
+        """Hold what the program before this one, in the same process, held."""
+        for pid, start, held in processes:
+            os.set_inheritable(held, False)
+            if (pid, start) in self._held:
+                os.close(held)
+            else:
+                self._held[pid, start] = held
+
     def ask(self, pid: int, start: int, told: Told) -> bool:
         """Have ``told`` called with how a process ended, at once or when it has been reaped.
 
