@@ -46,7 +46,10 @@ class _Capture:
         return found
 
     def _captured(self) -> int:
-        return sum(file.stat().st_size for file in self._logs.glob("0_stdout.log*"))
+        try:
+            return sum(file.stat().st_size for file in self._logs.glob("0_stdout.log*"))
+        except FileNotFoundError:
+            return 0  # renamed while it was looked at: looked at again
 
     def ours(self) -> float:
         """Seconds from the command to EXITED, which the job is when its last byte is in the files."""
