@@ -77,6 +77,8 @@ class Witness:
             return False
         status = syscalls.pidfd_exit_status(held)
         if status is not None or procfs.stat(pid) is None:
+            if status is None:
+                status = syscalls.pidfd_exit_status(held)  # reaped between the two looks
             os.close(held)
             self._known[pid, start] = status
             told(status)
