@@ -86,4 +86,7 @@ class Replacing:
         if job.standby is not None:
             (watchdog, fd), job.standby = job.standby, None
             os.close(fd)
-            signal.pidfd_send_signal(watchdog.pidfd, signal.SIGKILL)
+            try:
+                signal.pidfd_send_signal(watchdog.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has ended already, and that is about to be noticed

@@ -208,6 +208,8 @@ def _base64(key: str, value: Any) -> bytes:
     if not isinstance(value, str):
         raise InvalidQuery(f'"{key}" is not a string.')
     try:
+        if value and not value.strip("="):
+            raise binascii.Error  # padding of nothing, which Python 3.10 lets through
         return base64.b64decode(value.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise InvalidQuery(f'"{key}" is not valid base64.') from None
