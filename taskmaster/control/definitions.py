@@ -122,9 +122,9 @@ class Definitions:
             job.stopped = self._stops.get(name)
             if job.stopped is not None:
                 # One whose stop was interrupted by the end of the last daemon is stopped now.
-                self._supervisor.act(job, "stop", lambda outcome, error: None)
+                self._supervisor.act(job, "stop", None)
             elif definition.spec.auto_start:
-                self._supervisor.act(job, "ensure", lambda outcome, error: None)
+                self._supervisor.act(job, "ensure", None)
 
         for name in self._supervisor.unclaimed():
             self._stop_vanished(self._supervisor.add(name))

@@ -27,15 +27,21 @@ _MAX_OUTBOUND: Final = 8 * 1024 * 1024
 OnDone = Callable[[str, str], None]
 
 
+def _nobody(outcome: str, error: str) -> None:
+    """Nobody waits for it."""
+
+
 class Request:
     """One request: its message, whom to tell, and whether it was taken up."""
 
-    __slots__ = ("agreed", "begun", "message", "number", "on_done", "sent", "timer")
+    __slots__ = ("agreed", "begun", "message", "number", "on_done", "patient", "sent", "timer")
 
-    def __init__(self, number: int, message: ToWatchdog, on_done: OnDone) -> None:
+    def __init__(self, number: int, message: ToWatchdog, on_done: OnDone | None) -> None:
         self.number = number
+        #: Nobody waits for it, the daemon wants it of itself: late or not, it is to be done.
+        self.patient = on_done is None
         self.message = message
-        self.on_done = on_done
+        self.on_done = on_done if on_done is not None else _nobody
         self.begun = False
         self.sent = False
         #: Of Retire: nothing of the job is left but the watchdog, which is about to end.
@@ -68,8 +74,8 @@ class Requests:
         """Whether anybody waits for the watchdog."""
         return bool(self._waiting)
 
-    def add(self, make: Callable[[int], ToWatchdog], on_done: OnDone) -> Request:
-        """A new request; ``make`` gets its number."""
+    def add(self, make: Callable[[int], ToWatchdog], on_done: OnDone | None) -> Request:
+        """A new request; ``make`` gets its number. Without an ``on_done`` it has no deadline."""
         number = self._next
         self._next += 1
         request = Request(number, make(number), on_done)
@@ -130,7 +136,12 @@ class Requests:
         request.timer = self._loop.call_in(self._deadline_s, lambda: self._late(request))
 
     def _late(self, request: Request) -> None:
-        self.finish(request.number, "fail", self._on_late(request))
+        why = self._on_late(request)
+        if request.patient:
+            # The launch of hundreds of watchdogs, or one that hangs, may take any time.
+            self._start_timer(request)
+        else:
+            self.finish(request.number, "fail", why)
 
     def _stop_timer(self, request: Request) -> None:
         if request.timer is not None:

@@ -131,13 +131,15 @@ class Supervisor:
             os.close(job.directory)
             job.directory = -1
 
-    def request(self, job: Job, make: Callable[[int], ToWatchdog], on_done: link.OnDone) -> None:
-        """Ask the job's watchdog, whichever it is by then."""
+    def request(
+        self, job: Job, make: Callable[[int], ToWatchdog], on_done: link.OnDone | None
+    ) -> None:
+        """Ask the job's watchdog, whichever it is by then; without ``on_done`` for as long as it takes."""
         request = job.requests.add(make, on_done)
         if job.attached or (job.silent and job.watchdog is not None):
             self._send(job, request)
 
-    def act(self, job: Job, verb: str, on_done: link.OnDone) -> None:
+    def act(self, job: Job, verb: str, on_done: link.OnDone | None) -> None:
         """Ask for a verb (see ``wire.link.Act``)."""
         self.request(job, lambda number: Act(number, verb), on_done)
 
@@ -289,7 +291,7 @@ class Supervisor:
                 one.desired is Desired.UP for one in job.statuses.values()
             ):
                 # The stop was asked of a watchdog that could not do it any more.
-                self.act(job, "stop", lambda outcome, error: None)
+                self.act(job, "stop", None)
             if self._on_heard is not None:
                 self._on_heard()
             on_attached, job.on_attached = job.on_attached, None
