@@ -34,7 +34,7 @@ MAX_OUTBOUND: Final = 8 * 1024 * 1024
 #: A client that takes nothing for so long, seconds, while replies wait for it, is cut off.
 STALL_S: Final = 10.0
 #: How long a client that has sent its last query, and perhaps has gone, may wait for outcomes, seconds.
-HALF_CLOSED_S: Final = 60.0
+HALF_CLOSED_S: Final = 15.0
 
 
 class Session:
