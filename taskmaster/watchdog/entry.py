@@ -11,7 +11,6 @@ import errno
 import fcntl
 import gc
 import os
-import resource
 import signal
 import traceback
 from typing import Final, NoReturn
@@ -21,7 +20,7 @@ import msgspec
 from taskmaster import procfs, syscalls
 from taskmaster.core.spec import JobSpec
 from taskmaster.eventloop import EventLoop
-from taskmaster.watchdog import adopt, record
+from taskmaster.watchdog import adopt, process, record
 from taskmaster.watchdog.service import Service
 
 #: Exit status when another watchdog still has the job; the control plane tries again.
@@ -82,7 +81,7 @@ def run(launch: Launch) -> NoReturn:
 
 def _leave_home(launch: Launch) -> None:
     signal.set_wakeup_fd(-1)
-    _close_all_but(launch.directory, launch.link)
+    process.close_all_but({launch.directory, launch.link})
     os.setsid()
     for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -94,14 +93,6 @@ def _leave_home(launch: Launch) -> None:
     gc.freeze()
     syscalls.become_subreaper()
     syscalls.set_name(f"{WATCHDOG_NAME}{launch.spec.job}")
-
-
-def _close_all_but(*keep: int) -> None:
-    low = 3
-    for fd in sorted(keep):
-        os.closerange(low, fd)
-        low = fd + 1
-    os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 def _serve(launch: Launch) -> int:

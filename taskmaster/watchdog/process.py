@@ -157,7 +157,7 @@ def _become(plan: Plan, go: int, report: int) -> NoReturn:
         syscalls.set_name(CHILD_NAME)
         stdout, stderr = plan.stdout, plan.stderr
         keep = {fd for fd in (stdout, stderr, go, report, plan.directory) if isinstance(fd, int)}
-        _close_all_but(keep)
+        close_all_but(keep)
         os.setsid()
         _reset_signals()
         step[0] = "output"
@@ -189,7 +189,8 @@ def _become(plan: Plan, go: int, report: int) -> NoReturn:
         os._exit(status)
 
 
-def _close_all_but(keep: set[int]) -> None:
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor but 0, 1, 2 and these: a forked copy has all that its parent had open."""
     low = 3
     for fd in sorted(fd for fd in keep if fd > 2):
         os.closerange(low, fd)

@@ -102,7 +102,7 @@ class Rendezvous:
             if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
                 return
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                self._drop_one(listener)
+                self._drop_one()
                 return
             raise
         finally:
@@ -114,7 +114,7 @@ class Rendezvous:
             return
         self.attach(connection.detach())
 
-    def _drop_one(self, listener: socket.socket) -> None:
+    def _drop_one(self) -> None:
         """No descriptor for a new link: what waits must not wake the loop for ever, so make room for it."""
         if self._stream is not None:
             old, self._stream = self._stream, None
