@@ -34,6 +34,10 @@ class Commands:
         dispatcher.readers = self.readers()
         dispatcher.handlers = self.handlers()
 
+    def turn_over(self) -> None:
+        """Call at the end of each turn of the loop."""
+        self._board.turn_over()
+
     def readers(self) -> dict[Command, Reader]:
         """Commands that change nothing: a query to its reply."""
         return {Command.STATUS: self._status, Command.LIST: self._list, Command.PULL: self._pull}

@@ -93,7 +93,8 @@ class Daemon:
             self._say,
         )
         self._dispatcher = Dispatcher(self._audit, self._say)
-        Commands(self._supervisor, self._definitions).install(self._dispatcher)
+        self._commands = Commands(self._supervisor, self._definitions)
+        self._commands.install(self._dispatcher)
         self._upgrade = Upgrade(
             self._loop,
             self._supervisor,
@@ -171,6 +172,7 @@ class Daemon:
 
     def _turn_over(self) -> None:
         self._dispatcher.turn_over()
+        self._commands.turn_over()
         # A watchdog that retires waits until all that it told is on record. At the end of the daemon what
         # cannot be written has to do with being in line.
         if self._audit.flush(durable=False) or self._ending is not None:

@@ -14,13 +14,17 @@ _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class Peer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One client, as the audit log has it; ``address`` of TCP is HOST:PORT, of a Unix socket its path."""
+    """One client, as the audit log has it; ``address`` of TCP is HOST:PORT, of a Unix socket its path.
+
+    ``certificate``: the name in the certificate that it proved to have the key of.
+    """
 
     transport: str
     address: str
     uid: int | None = None
     user: str | None = None
     pid: int | None = None
+    certificate: str | None = None
 
     def who(self) -> str:
         """For the history of job files, and for people."""

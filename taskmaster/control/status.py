@@ -36,12 +36,23 @@ class Board:
 
     def __init__(self) -> None:
         self._replies: dict[str, tuple[tuple[int, int, bool, bool], Reply]] = {}
+        #: What was looked at in this turn of the loop: whether the file of a job is another.
+        self._stale: dict[str, tuple[int, bool]] = {}
+
+    def turn_over(self) -> None:
+        """Look at the files again when next asked. Call at the end of each turn of the loop."""
+        if self._stale:
+            self._stale.clear()
 
     def reply(self, job: Job, path: str) -> Reply:
         """The reply to a status query. ``path``: where the job's file is."""
         now = time.monotonic()
         linked = job.watchdog is not None and job.watchdog.link is not None
-        stale = is_stale(job, path)
+        seen = self._stale.get(job.name)
+        if seen is None or seen[0] != job.version:
+            # Half of what a reply costs; one look serves all that were asked in one go.
+            self._stale[job.name] = seen = (job.version, is_stale(job, path))
+        stale = seen[1]
         key = (job.version, int(now * 10), linked, stale)
         kept = self._replies.get(job.name)
         if kept is not None and kept[0] == key:
