@@ -8,74 +8,49 @@ import signal
 from running import Daemon, alive, process_start, wait_for
 
 
-def test_same_pids_after_sigkill(make_daemon):
+def test_same_pids_after_sigkill(make_daemon, bystander):
     """100 jobs, the daemon killed and started again: the same 100 processes, nothing started twice."""
     daemon = make_daemon()
     names = [f"j{number:03}" for number in range(100)]
     for name in names:
         daemon.job(name, ["sleep", "1000"])
+    other = bystander(daemon)
     daemon.start()
+    other.begins()
     for name in names:
         daemon.wait_state(name, "RUNNING")
     before = {name: daemon.pids(name) for name in names}
     starts = {pid: process_start(pid) for pids in before.values() for pid in pids}
     daemon.kill()
     assert {pid: process_start(pid) for pid in starts} == starts
+    other.runs_on()
     daemon.start()
+    other.is_found_again()
     for name in names:
         daemon.wait_state(name, "RUNNING")
     assert {name: daemon.pids(name) for name in names} == before
     assert {pid: process_start(pid) for pid in starts} == starts
-    assert len(daemon.events("process.started")) == len(names)
-    assert len(daemon.events("watchdog.attached")) == len(names)
+    assert len(daemon.events("process.started")) == len(names) + 1
+    assert len(daemon.events("watchdog.attached")) == len(names) + 1
 
 
-def test_crashes_are_mended_meanwhile(make_daemon):
+def test_crashes_are_mended_meanwhile(make_daemon, bystander):
     """With no control plane a watchdog restarts what crashes, and tells the next one of it."""
     daemon = make_daemon()
-    daemon.job("steady", ["sleep", "1000"])
     daemon.job("crashing", ["sleep", "1000"])
+    other = bystander(daemon)
     daemon.start()
-    daemon.wait_state("steady", "RUNNING")
+    other.begins()
     daemon.wait_state("crashing", "RUNNING")
-    (steady,) = daemon.pids("steady")
     (first,) = daemon.pids("crashing")
     daemon.kill()
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: not alive(first))
     daemon.start()
     second = wait_for(lambda: [pid for pid in daemon.pids("crashing") if pid != first])
-    assert daemon.pids("steady") == [steady]
+    other.notices_nothing()
     wait_for(lambda: daemon.events("process.exited", job="crashing", pid=first, signal=9))
     wait_for(lambda: daemon.events("process.started", job="crashing", pid=second[0]))
-
-
-def test_both_die(make_daemon):
-    """Control plane and every watchdog killed: the next daemon adopts from the records."""
-    daemon = make_daemon()
-    names = [f"j{number}" for number in range(10)]
-    for name in names:
-        daemon.job(name, ["sleep", "1000"], procNr=2)
-    daemon.start()
-    for name in names:
-        daemon.wait_state(name, "RUNNING")
-    before = {name: daemon.pids(name) for name in names}
-    starts = {pid: process_start(pid) for pids in before.values() for pid in pids}
-    watchdogs = [daemon.status(name)["watchdog"]["pid"] for name in names]
-    daemon.kill()
-    for pid in watchdogs:
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not any(alive(pid) for pid in watchdogs))
-    daemon.start()
-    for name in names:
-        daemon.wait_state(name, "RUNNING")
-    assert {name: daemon.pids(name) for name in names} == before
-    assert {pid: process_start(pid) for pid in starts} == starts
-    assert len(daemon.events("process.started")) == 2 * len(names)
-    # And they are still watched: the end of one that is nobody's child is noticed, with its status.
-    (one, _) = before["j0"]
-    os.kill(one, signal.SIGTERM)
-    wait_for(lambda: daemon.events("process.exited", job="j0", pid=one, signal=15))
 
 
 def test_files_that_changed_meanwhile(make_daemon):

@@ -7,13 +7,15 @@ import threading
 from running import Client, process_start, query, wait_for
 
 
-def test_under_fifty_clients(make_daemon):
+def test_under_fifty_clients(make_daemon, bystander):
     """50 clients send status without pause over three upgrades: no refused connection, no lost reply."""
     daemon = make_daemon()
     names = [f"j{number}" for number in range(10)]
     for name in names:
         daemon.job(name, ["sleep", "1000"])
+    other = bystander(daemon)
     daemon.start()
+    other.begins()
     for name in names:
         daemon.wait_state(name, "RUNNING")
     before = {name: daemon.pids(name) for name in names}
@@ -46,8 +48,11 @@ def test_under_fifty_clients(make_daemon):
             assert daemon.ask("upgrade") == {"response": "success"}
             wait_for(lambda: len(daemon.events("daemon.upgraded")) == round_number)
             wait_for(
-                lambda: len(daemon.events("watchdog.launched")) == len(names) * (round_number + 1)
+                lambda: (
+                    len(daemon.events("watchdog.launched")) == (len(names) + 1) * (round_number + 1)
+                )
             )
+            other.runs_on()
     finally:
         over.set()
         for thread in threads:
@@ -60,14 +65,16 @@ def test_under_fifty_clients(make_daemon):
         daemon.wait_state(name, "RUNNING")
     assert {name: daemon.pids(name) for name in names} == before
     assert {pid: process_start(pid) for pid in starts} == starts
-    assert len(daemon.events("process.started")) == len(names)
+    assert len(daemon.events("process.started")) == len(names) + 1
 
 
-def test_new_code_that_cannot_start(make_daemon):
+def test_new_code_that_cannot_start(make_daemon, bystander):
     """The old daemon goes on and says why; nobody was disconnected."""
     daemon = make_daemon()
     daemon.job("web", ["sleep", "1000"])
+    other = bystander(daemon)
     daemon.start()
+    other.begins()
     pids = daemon.wait_state("web", "RUNNING")["processes"][0]["pid"]
     with Client(daemon.socket) as client:
         daemon.configure(prot=7777)
@@ -75,6 +82,7 @@ def test_new_code_that_cannot_start(make_daemon):
         assert reply["response"] == "fail"
         assert "prot" in reply["error"]
         assert "goes on" in reply["error"]
+        other.notices_nothing()
         assert client.status("web")["processes"][0]["pid"] == pids
         assert daemon.events("daemon.upgrade_failed")
         daemon.configure()

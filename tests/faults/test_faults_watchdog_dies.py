@@ -17,13 +17,15 @@ def attached(daemon: Daemon, job: str, but: int = 0) -> bool:
     return watchdog["state"] == "ATTACHED" and watchdog["pid"] != but
 
 
-def test_same_pids_over_ten_rounds(make_daemon):
+def test_same_pids_over_ten_rounds(make_daemon, bystander):
     """Every watchdog of 50 jobs killed, ten times: the same processes throughout, and status all the while."""
     daemon = make_daemon()
     names = [f"j{number:02}" for number in range(50)]
     for name in names:
         daemon.job(name, ["sleep", "1000"])
+    other = bystander(daemon)
     daemon.start()
+    other.begins()
     for name in names:
         daemon.wait_state(name, "RUNNING")
     before = {name: daemon.pids(name) for name in names}
@@ -35,22 +37,23 @@ def test_same_pids_over_ten_rounds(make_daemon):
         with Client(daemon.socket) as client:
             for name in names:
                 assert client.status(name)["job"] == name
+        other.notices_nothing()
         wait_for(lambda: all(attached(daemon, name, watchdogs[name]) for name in names))
     assert {name: daemon.pids(name) for name in names} == before
     assert {pid: process_start(pid) for pid in starts} == starts
-    assert len(daemon.events("process.started")) == len(names)
+    assert len(daemon.events("process.started")) == len(names) + 1
 
 
-def test_exit_status_in_the_gap(make_daemon, tmp_path):
+def test_exit_status_in_the_gap(make_daemon, bystander, tmp_path):
     """A process that exits with 7 while its watchdog is dead is reported with 7."""
     daemon = make_daemon()
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    daemon.job("other", ["sleep", "1000"])
+    other = bystander(daemon)
     daemon.job("seven", ["/bin/sh", "-c", f"read x < {gate}; exit 7"], restart="never")
     daemon.start()
     daemon.wait_state("seven", "RUNNING")
-    other = daemon.wait_state("other", "RUNNING")["processes"][0]["pid"]
+    other.begins()
     (pid,) = daemon.pids("seven")
     os.kill(daemon.pid, signal.SIGSTOP)  # no replacement can come before the process has ended
     watchdog = int(next(iter(daemon.events("watchdog.launched", job="seven")))["pid"])
@@ -61,4 +64,4 @@ def test_exit_status_in_the_gap(make_daemon, tmp_path):
     status = daemon.wait_state("seven", "EXITED")
     assert status["processes"][0]["exitCode"] == 7
     wait_for(lambda: daemon.events("process.exited", job="seven", exitCode=7))
-    assert daemon.pids("other") == [other]
+    other.notices_nothing()

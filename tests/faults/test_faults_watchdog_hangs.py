@@ -9,14 +9,14 @@ import time
 from running import process_start, wait_for
 
 
-def test_stopped_watchdog(make_daemon):
+def test_stopped_watchdog(make_daemon, bystander):
     """SIGSTOP: its commands fail with the reason, others are answered at once; past the limit it is replaced."""
     daemon = make_daemon(commandDeadline=0.5, watchdogTimeout=2)
     daemon.job("hung", ["sleep", "1000"])
-    daemon.job("other", ["sleep", "1000"])
+    other = bystander(daemon)
     daemon.start()
+    other.begins()
     hung = daemon.wait_state("hung", "RUNNING")
-    other = daemon.wait_state("other", "RUNNING")
     pid, start = hung["processes"][0]["pid"], process_start(hung["processes"][0]["pid"])
     watchdog = hung["watchdog"]["pid"]
     os.kill(watchdog, signal.SIGSTOP)
@@ -24,8 +24,8 @@ def test_stopped_watchdog(make_daemon):
     began = time.monotonic()
     client.send(b'{"command":"start","job":"aHVuZw==","id":1};;')
     with daemon.client().socket:
-        assert daemon.ask("start", "other")["response"] == "redundant"
-        assert daemon.status("other")["processes"][0]["pid"] == other["processes"][0]["pid"]
+        assert daemon.ask("start", other.name)["response"] == "redundant"
+        other.notices_nothing()
     reply = client.reply()
     assert reply["response"] == "fail"
     assert f"pid {watchdog}" in reply["error"]
@@ -34,6 +34,7 @@ def test_stopped_watchdog(make_daemon):
     status = daemon.status("hung")
     assert (status["state"], status["watchdog"]["state"]) == ("UNKNOWN", "UNRESPONSIVE")
     assert "does not answer" in status["reason"]
+    other.notices_nothing()
     status = daemon.wait_state("hung", "RUNNING")
     assert status["watchdog"]["pid"] != watchdog
     assert status["processes"][0]["pid"] == pid
@@ -55,31 +56,3 @@ def test_one_that_comes_back(make_daemon):
     status = daemon.wait_state("hung", "STOPPED")
     assert status["watchdog"] == {"pid": watchdog, "state": "ATTACHED", "relaunches": 0}
     wait_for(lambda: daemon.events("watchdog.recovered", job="hung", pid=watchdog))
-
-
-def test_one_that_keeps_dying(make_daemon):
-    """Relaunched ever later; the job shows UNKNOWN and why, and its process runs on."""
-    daemon = make_daemon()
-    daemon.job("web", ["sleep", "1000"])
-    daemon.job("other", ["sleep", "1000"])
-    daemon.start()
-    web = daemon.wait_state("web", "RUNNING")
-    other = daemon.wait_state("other", "RUNNING")["processes"][0]["pid"]
-    pid = web["processes"][0]["pid"]
-    killed: set[int] = set()
-
-    def kill_the_next() -> bool:
-        status = daemon.status("web")
-        watchdog = status["watchdog"]["pid"]
-        if watchdog is not None and watchdog not in killed:
-            killed.add(watchdog)
-            os.kill(watchdog, signal.SIGKILL)
-        return status["state"] == "UNKNOWN" and "a new one comes in" in status["reason"]
-
-    wait_for(kill_the_next)
-    assert len(killed) > 5
-    assert process_start(pid) is not None
-    assert daemon.pids("other") == [other]
-    status = daemon.wait_state("web", "RUNNING")
-    assert status["processes"][0]["pid"] == pid
-    assert any(record["retryS"] > 0 for record in daemon.events("watchdog.lost", job="web"))
