@@ -58,6 +58,11 @@ class Audit:
                     continue
                 wall = datetime.datetime.fromisoformat(record["timestamp"].replace("Z", "+00:00"))
                 record["mono"] = wall.timestamp() - offset
+                # What a watchdog could not tell at once carries when it was.
+                told = datetime.datetime.fromisoformat(
+                    record.get("at", record["timestamp"]).replace("Z", "+00:00")
+                )
+                record["happened"] = told.timestamp() - offset
                 self.records.append(record)
         self._by_job: dict[str, list[Record]] = defaultdict(list)
         for record in self.records:
@@ -217,7 +222,7 @@ class Audit:
         assert life.ended_at is not None
         said = life.exit
         if record["event"] == "process.unknown_exit":
-            excuse = gaps.excuse(life.job, life.ended_at, record["mono"])
+            excuse = gaps.excuse(life, record["mono"])
             if excuse is not None:
                 self.allowed[f"exit status unknown: {excuse}"] += 1
             else:
@@ -251,6 +256,7 @@ class _Absences(NamedTuple):
 
     daemon_dead: _Intervals
     daemon_away: _Intervals
+    daemon_stopped: _Intervals
     watchdog_dead: _Intervals
     watchdog_away: _Intervals
     watchdog_stopped: _Intervals
@@ -265,8 +271,10 @@ class Gaps:
         self._upgrades = [(one.sent, one.ended + _ADOPTS_S) for one in upgrades]
         self._known: dict[str, _Absences] = {}
 
-    def excuse(self, job: str, at: float, told_at: float) -> str | None:
-        """Why an exit at ``at`` may be on record, at ``told_at``, with an unknown status; None: it may not."""
+    def excuse(self, life: Life, told_at: float) -> str | None:
+        """Why an exit may be on record, at ``told_at``, with an unknown status; None: it may not."""
+        job, at = life.job, life.ended_at
+        assert at is not None
         found = self._of(job)
         if _within(at, found.daemon_dead) and _within(at, found.watchdog_dead):
             return "watchdog and daemon were both dead"
@@ -276,6 +284,11 @@ class Gaps:
             return "watchdog stopped or dead at the exit, and both dead before it was told"
         if self.both_between(job, at, at):
             return "one was dead or replaced, the other in an upgrade"
+        # A daemon that is stopped cannot have met what began meanwhile, and is nobody's parent in the stead of a
+        # watchdog that is older than itself.
+        stopped = any(begin <= life.at and at <= end for begin, end in found.daemon_stopped)
+        if stopped and _within(at, found.watchdog_dead):
+            return "watchdog dead, and daemon stopped since before the process began"
         soon = any(at <= begin <= at + _BUSY_S for begin, _ in found.watchdog_dead)
         if soon and _meet(found.daemon_dead, found.watchdog_dead, at, told_at):
             return f"watchdog killed within {_BUSY_S:g} s of the exit, and both dead before it was told"
@@ -315,6 +328,11 @@ class Gaps:
                 if one.job == "" and one.kind == "killed"
             ],
             self._upgrades,
+            [
+                (one.at, _next((more.at for more in self._faults if more.pid == one.pid), one.at))
+                for one in self._faults
+                if one.job == "" and one.kind == "stopped"
+            ],
             [until_another(one.at, one.pid) for one in mine if one.kind == "killed"]
             + [
                 until_another(one["mono"], one["pid"])
@@ -363,7 +381,7 @@ def _without_repeats(records: Iterable[Record]) -> Iterable[Record]:
             {
                 key: one
                 for key, one in record.items()
-                if key not in ("seq", "timestamp", "at", "mono")
+                if key not in ("seq", "timestamp", "at", "mono", "happened")
             }
         )
         if words not in seen:
@@ -404,5 +422,5 @@ def _parts(file: Path) -> list[Path]:
 def shown(record: Record) -> str:
     """A record for people."""
     return " ".join(
-        f"{key}={one}" for key, one in record.items() if key not in ("mono", "timestamp", "peer")
+        f"{key}={one}" for key, one in record.items() if key not in ("mono", "happened", "timestamp", "peer")
     )

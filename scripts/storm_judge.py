@@ -133,11 +133,9 @@ class Judge:
                 self._check_stays_stopped(job, mains)
 
     def _check_again(self, job: StormJob, mains: list[Life]) -> None:
-        # Whether an unknown end was an expected one nobody knows, so it may count as a crash and be waited for.
-        unknown = {
-            (one["number"], one["pid"])
-            for one in self._audit.of_job(job.name, ("process.unknown_exit",))
-        }
+        # Whether an unknown end was an expected one nobody knows, so it may count as a crash and be waited for;
+        # so may that of a process which died with its watchdog before it was let go, and has no ledger.
+        unknown = self._audit.of_job(job.name, ("process.unknown_exit",))
         places: dict[int, list[Life]] = defaultdict(list)
         for life in mains:
             places[life.number].append(life)
@@ -145,9 +143,13 @@ class Judge:
             for before, after in zip(lived, [*lived[1:], None], strict=True):
                 if before.ended_at is None or before.ended_at >= self._until:
                     continue
-                if (before.number, before.pid) in unknown:
-                    continue
                 began = after.at if after is not None else self._until
+                if any(
+                    one["number"] == before.number
+                    and (one["pid"] == before.pid or before.ended_at < one["happened"] < began)
+                    for one in unknown
+                ):
+                    continue
                 if began - before.ended_at > _AGAIN_S:
                     self._violation(
                         f"not started again for {began - before.ended_at:.1f} s: {before}",

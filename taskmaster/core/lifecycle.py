@@ -105,8 +105,8 @@ TIMER_OF: Final = {
 class Process(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the table knows of one process.
 
-    ``failures``: failed starts in a row. ``crashes``: ends after RUNNING in a row without sixty seconds
-    of health between. ``urgent``: a kill came before there was anything to kill.
+    ``failures``: failed starts in a row. ``crashes``: ends after RUNNING in a row without an expected
+    one or sixty seconds of health between. ``urgent``: a kill came before there was anything to kill.
     """
 
     phase: Phase = Phase.STOPPED
@@ -245,7 +245,7 @@ def _exited_running(process: Process, event: Exited, spec: JobSpec) -> Outcome:
     if event.uptime_s >= backoff.HEALTHY_S:
         process = _to(process, process.phase, crashes=0)
     if event.normal and event.uptime_s >= BUSY_LOOP_S:
-        return _begin(process)
+        return _begin(_to(process, process.phase, crashes=0))
     crashed = _to(process, process.phase, crashes=process.crashes + 1)
     return _begin(crashed) if crashed.crashes == 1 else _wait(crashed, event.jitter)
 

@@ -95,6 +95,20 @@ def test_health_forgives_an_expected_end():
     assert (host.phase, host.process.crashes) == (Phase.SPAWNING, 0)
 
 
+@pytest.mark.parametrize(("uptime_s", "next_waits"), [(1.0, [0, 0, 1]), (0.9, [16, 32, 60])])
+def test_an_expected_end_breaks_the_row(uptime_s, next_waits):
+    """What ends as expected and is started again is well, so the next crash is a first one; no busy loop is."""
+    host = Host(spec(ALWAYS))
+
+    def end(normal=False, after_s=5.0):
+        host.run()
+        host.end(normal=normal, after_s=after_s)
+
+    assert waits(host, end, 5) == [0, 1, 2, 4, 8]
+    assert waits(host, lambda: end(True, uptime_s), 1) == next_waits[:1]
+    assert waits(host, end, 2) == next_waits[1:]
+
+
 @pytest.mark.parametrize(("times", "delays"), [(0, []), (1, []), (2, [1]), (3, [1, 2])])
 @pytest.mark.parametrize("restart", [UNEXPECTED, ALWAYS])
 @pytest.mark.parametrize("way", ["ends too soon", "cannot be exec'd", "ends as expected, too soon"])
