@@ -422,5 +422,7 @@ def _parts(file: Path) -> list[Path]:
 def shown(record: Record) -> str:
     """A record for people."""
     return " ".join(
-        f"{key}={one}" for key, one in record.items() if key not in ("mono", "happened", "timestamp", "peer")
+        f"{key}={one}"
+        for key, one in record.items()
+        if key not in ("mono", "happened", "timestamp", "peer")
     )

@@ -98,7 +98,7 @@ def test_health_forgives_an_expected_end():
 @pytest.mark.parametrize(("uptime_s", "next_waits"), [(1.0, [0, 0, 1]), (0.9, [16, 32, 60])])
 def test_an_expected_end_breaks_the_row(uptime_s, next_waits):
     """What ends as expected and is started again is well, so the next crash is a first one; no busy loop is."""
-    host = Host(spec(ALWAYS))
+    host = Host(spec(ALWAYS, start_time_s=0))
 
     def end(normal=False, after_s=5.0):
         host.run()
