@@ -23,13 +23,15 @@ class Witness:
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._held: dict[tuple[int, int], int] = {}
+        #: Those of them that were asked about and are not reaped yet.
+        self._asked: dict[tuple[int, int], Watch] = {}
         #: How those ended that were asked about: who asks may die before it has written that down.
         self._known: dict[tuple[int, int], int | None] = {}
 
     def watch(self, processes: Iterable[tuple[int, int]]) -> None:
         """Hold exactly these, by pid and start time; those that ended and were not asked about yet too."""
         wanted = set(processes)
-        for gone in self._held.keys() - wanted:
+        for gone in self._held.keys() - wanted - self._asked.keys():
             os.close(self._held.pop(gone))
         for gone in self._known.keys() - wanted:
             del self._known[gone]
@@ -72,30 +74,37 @@ class Witness:
         if (pid, start) in self._known:
             told(self._known[pid, start])
             return True
-        held = self._held.pop((pid, start), None)
+        held = self._held.get((pid, start))
         if held is None:
             return False
+        if (pid, start) in self._asked:
+            self._loop.unwatch(self._asked.pop((pid, start)))  # by a watchdog that died over it
         status = syscalls.pidfd_exit_status(held)
-        if status is not None or procfs.stat(pid) is None:
-            if status is None:
-                status = syscalls.pidfd_exit_status(held)  # reaped between the two looks
-            os.close(held)
-            self._known[pid, start] = status
-            told(status)
+        if status is None and procfs.stat(pid) is not None:
+            # Until it is told it stays held: a program that follows this one may be the one to tell.
+            self._asked[pid, start] = self._loop.watch(
+                held, None, lambda: self._reaped(pid, start, told)
+            )
             return True
-
-        def reaped() -> None:
-            self._loop.unwatch(watch)
-            status = syscalls.pidfd_exit_status(held)
-            os.close(held)
-            self._known[pid, start] = status
-            told(status)
-
-        watch: Watch = self._loop.watch(held, None, reaped)
+        if status is None:
+            status = syscalls.pidfd_exit_status(held)  # reaped between the two looks
+        self._tell(pid, start, status, told)
         return True
+
+    def _reaped(self, pid: int, start: int, told: Told) -> None:
+        self._loop.unwatch(self._asked.pop((pid, start)))
+        self._tell(pid, start, syscalls.pidfd_exit_status(self._held[pid, start]), told)
+
+    def _tell(self, pid: int, start: int, status: int | None, told: Told) -> None:
+        os.close(self._held.pop((pid, start)))
+        self._known[pid, start] = status
+        told(status)
 
     def close(self) -> None:
         """Let go of all."""
+        for asked in self._asked.values():
+            self._loop.unwatch(asked)
+        self._asked.clear()
         for held in self._held.values():
             os.close(held)
         self._held.clear()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from running import process_start, wait_for
+from running import alive, process_start, wait_for
 
 from taskmaster.control.witness import Witness
 from taskmaster.eventloop import EventLoop
@@ -39,3 +39,32 @@ def test_handed_over_to_the_next_program():
     before.close()
     after.close()
     loop.close()
+
+
+@pytest.mark.skipif(not _TELLS, reason="a pidfd tells of an exit since Linux 6.15")
+def test_who_asked_is_gone_before_the_answer(loop, until):
+    """A zombie that is not reaped yet may be asked about again, and by the next program: only the last is told."""
+    witness, after = Witness(loop), Witness(loop)
+    child = "import os, signal, sys; pid = os.fork()\nif not pid: signal.pause()\nprint(pid, flush=True)\n"
+    child += "sys.stdin.read(); os.wait()"
+    with subprocess.Popen(
+        [sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        start = process_start(pid)
+        witness.watch([(pid, start)])
+        os.kill(pid, signal.SIGUSR1)
+        wait_for(lambda: not alive(pid))
+        told = []
+        assert witness.ask(pid, start, lambda status: told.append(("first", status)))
+        assert witness.ask(pid, start, lambda status: told.append(("second", status)))
+        handed = [(*one[:2], os.dup(one[2])) for one in witness.hand_over()]
+        after.take_over(handed)
+        assert after.ask(pid, start, lambda status: told.append(("after", status)))
+        assert told == []
+    until(lambda: len(told) == 2)
+    assert told == [("second", signal.SIGUSR1), ("after", signal.SIGUSR1)]
+    assert witness.told() == [(pid, start, signal.SIGUSR1)]
+    witness.close()
+    after.close()
