@@ -23,6 +23,7 @@ ROWS: dict[str, Callable[[bench_host.Host, Options], list[Row]]] = {
     "status-1": bench_wire.status_of_one,
     "status-200": bench_wire.status_of_many,
     "pipelined": bench_wire.pipelined,
+    "changing": bench_wire.changing,
     "command-line": bench_wire.command_line,
     "restart": bench_processes.restart,
     "start": bench_processes.start,

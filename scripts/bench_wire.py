@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -102,6 +103,40 @@ def pipelined(host: Host, options: Options) -> list[Row]:
             f"echo server {1 / other:.0f}/s",
             ratio,
             limit=1.5,
+        )
+    ]
+
+
+def changing(host: Host, options: Options) -> list[Row]:
+    """A command that changes something, on record and on disk before its reply, against one fdatasync."""
+    daemon = host.daemon_of(1)
+    client = daemon.start()
+    query = frame("repair", daemon.names[0])
+    record = b"x" * 512  # as long as the two records of the command together
+    log = os.open(host.folder / "log-of-the-baseline", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    host.on_end(lambda: os.close(log))
+
+    def ours() -> float:
+        before = time.perf_counter()
+        client.round_trip(query)
+        return time.perf_counter() - before
+
+    def theirs() -> float:
+        before = time.perf_counter()
+        os.write(log, record)
+        os.fdatasync(log)
+        return time.perf_counter() - before
+
+    for _ in range(5):
+        ours(), theirs()
+    mine, other, ratio = interleaved(options.pick(quick=100, full=600), ours, theirs)
+    return [
+        Row(
+            "repair of a healthy job",
+            f"{mine * 1e6:.0f} us",
+            f"write and fdatasync {other * 1e6:.0f} us",
+            ratio,
+            limit=2.0,
         )
     ]
 

@@ -161,9 +161,10 @@ class Verbs:
         self._wait_for(request, SUCCESS)
 
     def _ensure(self, request: int) -> None:
-        places = self._runner.places
-        if not places:
-            for place in self._wanted():
+        # Who is down here was not stopped by an administrator, else this would not have been asked: a removal, or
+        # the end of a daemon, was interrupted.
+        for place in self._wanted():
+            if place.process.desired is Desired.DOWN:
                 self._runner.feed(place, Start())
         self._answer(request, SUCCESS, "")
 

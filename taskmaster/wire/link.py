@@ -58,7 +58,8 @@ class Configure(msgspec.Struct, tag="configure", frozen=True):
 class Act(msgspec.Struct, tag="act", frozen=True):
     """Do ``verb`` (start, stop, kill, repair, restart, ensure); answered with Begun, then Done.
 
-    ``ensure`` starts only what was never started or asked to stop: what taskmasterd does of itself.
+    ``ensure`` starts what nobody wants up: what taskmasterd does of itself, for a job that no administrator has
+    stopped.
     """
 
     id: int
