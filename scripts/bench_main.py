@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import bench_host
+import bench_hostile
 import bench_output
 import bench_processes
 import bench_table
@@ -24,6 +25,7 @@ ROWS: dict[str, Callable[[bench_host.Host, Options], list[Row]]] = {
     "status-200": bench_wire.status_of_many,
     "pipelined": bench_wire.pipelined,
     "changing": bench_wire.changing,
+    "slow-senders": bench_hostile.slow_senders,
     "command-line": bench_wire.command_line,
     "restart": bench_processes.restart,
     "start": bench_processes.start,

@@ -113,7 +113,9 @@ def changing(host: Host, options: Options) -> list[Row]:
     client = daemon.start()
     query = frame("repair", daemon.names[0])
     record = b"x" * 512  # as long as the two records of the command together
-    log = os.open(host.folder / "log-of-the-baseline", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(
+        host.folder / "log-of-the-baseline", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+    )
     host.on_end(lambda: os.close(log))
 
     def ours() -> float:
