@@ -31,6 +31,7 @@ ROWS: dict[str, Callable[[bench_host.Host, Options], list[Row]]] = {
     "start": bench_processes.start,
     "adopt": bench_processes.adopt,
     "daemon-killed": bench_processes.daemon_killed,
+    "serving-again": bench_processes.serving_again,
     "memory": bench_weight.memory,
     "at-rest": bench_weight.at_rest,
     "output": bench_output.one_file,
