@@ -53,6 +53,12 @@ class FileError(TaskmasterError):
         super().__init__(f"{where}: found {found}; accepted: {accepted}")
 
 
+class Conflict(TaskmasterError):
+    """The job's file is another than the one that a change was made for."""
+
+    code = "conflict"
+
+
 class TimedOut(TaskmasterError):
     """Something was not there in time; what was begun goes on."""
 

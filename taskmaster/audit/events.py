@@ -110,8 +110,11 @@ _WATCHDOG: Final = ("job", "pid")
 
 #: The keys a record of each event may have, beside ``COMMON_KEYS``.
 KEYS: Final[dict[Event, tuple[str, ...]]] = {
-    Event.COMMAND_REQUESTED: (*_COMMAND, "wait"),
-    Event.COMMAND_COMPLETED: (*_COMMAND, "outcome", "error", "durationMs"),
+    Event.COMMAND_REQUESTED: (*_COMMAND, "wait", "reason"),
+    Event.COMMAND_COMPLETED: (
+        *(*_COMMAND, "outcome", "error", "durationMs"),
+        *("before", "after"),
+    ),
     Event.CLIENT_REJECTED: ("peer", "reason", "count"),
     Event.DAEMON_STARTED: ("pid", "version", "user", "config", "jobs", "listening"),
     Event.DAEMON_STOPPING: ("pid", "reason"),

@@ -72,6 +72,8 @@ class Dispatcher:
                 fields["sha256"], fields["size"] = sha256(query.data), len(query.data)
             if query.wait_s is not None:
                 fields["wait"] = query.wait_s
+            if query.reason:
+                fields["reason"] = query.reason
         fields["peer"] = session.peer_document
         self._audit.record(Event.COMMAND_REQUESTED, **fields)
         return exchange
@@ -94,7 +96,8 @@ class Dispatcher:
             "job": query.job,
             "peer": session.peer_document,
         }
-        self._audit.record(Event.COMMAND_REQUESTED, **fields)
+        reason = {"reason": query.reason} if query.reason else {}
+        self._audit.record(Event.COMMAND_REQUESTED, **fields, **reason)
         try:
             reply = self.readers[query.command](query)
         except TaskmasterError as error:

@@ -11,6 +11,7 @@ import base64
 import binascii
 import enum
 import math
+import re
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +36,9 @@ class Command(str, enum.Enum):
     # The project's own:
     SHUTDOWN = "shutdown"
     UPGRADE = "upgrade"
+    AUDIT = "audit"
+    HISTORY = "history"
+    ROLLBACK = "rollback"
 
 
 class Needs(enum.Enum):
@@ -59,13 +63,30 @@ NEEDS: Final = {
     Command.RESTART: Needs.MAYBE_JOB,
     Command.SHUTDOWN: Needs.NOTHING,
     Command.UPGRADE: Needs.NOTHING,
+    Command.AUDIT: Needs.NOTHING,
+    Command.HISTORY: Needs.JOB,
+    Command.ROLLBACK: Needs.JOB,
 }
 
 #: Commands that change nothing: answered even when the audit log cannot be written.
-READING: Final = frozenset({Command.STATUS, Command.PULL, Command.LIST})
+READING: Final = frozenset(
+    {Command.STATUS, Command.PULL, Command.LIST, Command.AUDIT, Command.HISTORY}
+)
+#: Those that ``ifHash``, ``version`` and ``cursor`` mean something to; of others they are ignored.
+_CONDITIONAL: Final = frozenset({Command.PUSH, Command.ROLLBACK})
+_VERSIONED: Final = frozenset({Command.PULL, Command.HISTORY, Command.ROLLBACK})
+_PAGED: Final = frozenset({Command.AUDIT})
 
 #: The longest a client may ask the server to wait for an outcome, seconds (a week).
 MAX_WAIT_S: Final = 604800.0
+#: Characters of a reason: a sentence and a ticket's address, not a document.
+MAX_REASON: Final = 1024
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+#: What tells one version by its content: eight digits are as many as ``git`` begins with, and more.
+_SHA256_START: Final = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
+_CURSOR: Final = re.compile(r"[!-~]{0,128}", re.ASCII)
+#: Version numbers are written with at most twelve digits.
+_MAX_VERSION: Final = 10**12 - 1
 
 
 class Query(msgspec.Struct):
@@ -75,6 +96,10 @@ class Query(msgspec.Struct):
     ``id`` the client's own id as its JSON text, empty without one; ``wait_s`` None without a wait;
     ``old_dialect`` whether the older key ``cmd`` was used; ``codes`` whether the client asks for the
     stable code of a failure beside its sentence; ``leave_jobs``, of shutdown, whether the jobs run on.
+
+    ``reason``: why, in the client's words, one line of printable characters. ``if_hash``, of push and
+    rollback: the sha256 that the file must have, "" where there must be none, None for any. ``version``:
+    a number, or the beginning of a sha256. ``cursor``, of audit: where the reply before has ended.
     """
 
     command: Command
@@ -85,6 +110,10 @@ class Query(msgspec.Struct):
     old_dialect: bool = False
     codes: bool = False
     leave_jobs: bool = False
+    reason: str = ""
+    if_hash: str | None = None
+    version: int | str | None = None
+    cursor: str = ""
 
 
 _NULL: Final = msgspec.Raw(b"null")
@@ -103,6 +132,10 @@ class _Wire(msgspec.Struct, rename="camel"):
     wait: msgspec.Raw = _NULL
     codes: msgspec.Raw = _NULL
     leave_jobs: msgspec.Raw = _NULL
+    reason: msgspec.Raw = _NULL
+    if_hash: msgspec.Raw = _NULL
+    version: msgspec.Raw = _NULL
+    cursor: msgspec.Raw = _NULL
 
 
 class UnusableQuery(InvalidQuery):
@@ -156,6 +189,10 @@ def parse_query(frame: bytes) -> Query:
             old_dialect,
             _value(wire.codes) is True,
             _value(wire.leave_jobs) is True,
+            _reason(_value(wire.reason)),
+            _if_hash(command, _value(wire.if_hash)),
+            _version(command, _value(wire.version)),
+            _cursor(command, _value(wire.cursor)),
         )
     except InvalidQuery as error:
         raise UnusableQuery(str(error), query_id, command.value) from None
@@ -227,3 +264,51 @@ def _wait(value: Any) -> float | None:
     if not 0 <= seconds <= MAX_WAIT_S:
         raise InvalidQuery(f'"wait" is not between 0 and {MAX_WAIT_S:.0f} seconds.')
     return seconds
+
+
+def _reason(value: Any) -> str:
+    """One line: it is shown in tables, and what a terminal would act upon is nobody's reason."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidQuery('"reason" is not a string.')
+    if len(value) > MAX_REASON:
+        raise InvalidQuery(f'"reason" has {len(value)} characters; accepted: up to {MAX_REASON}.')
+    if not value.isprintable():
+        found = next(character for character in value if not character.isprintable())
+        raise InvalidQuery(
+            f'"reason" has the character U+{ord(found):04X}; accepted: one line of printable ones.'
+        )
+    return value.strip()
+
+
+def _if_hash(command: Command, value: Any) -> str | None:
+    if value is None or command not in _CONDITIONAL:
+        return None
+    if not isinstance(value, str) or (value and not _SHA256.fullmatch(value)):
+        raise InvalidQuery(
+            '"ifHash" is not the sha256 of a file: 64 digits of 0-9a-f, or "" for no file.'
+        )
+    return value
+
+
+def _version(command: Command, value: Any) -> int | str | None:
+    if value is None or command not in _VERSIONED:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_VERSION:
+        return value
+    if isinstance(value, str) and _SHA256_START.fullmatch(value) and command != Command.HISTORY:
+        return value
+    raise InvalidQuery(
+        '"version" is neither a number from 1 nor the first 8 to 64 digits (0-9a-f) of a sha256.'
+        if command is not Command.HISTORY
+        else '"version" is not a number from 1.'
+    )
+
+
+def _cursor(command: Command, value: Any) -> str:
+    if value is None or command not in _PAGED:
+        return ""
+    if not isinstance(value, str) or not _CURSOR.fullmatch(value):
+        raise InvalidQuery('"cursor" is not one that a reply to "audit" gave.')
+    return value

@@ -17,6 +17,8 @@ STATUS: Final = "status"
 REDUNDANT: Final = "redundant"
 FILE: Final = "file"
 LIST: Final = "list"
+HISTORY: Final = "history"
+AUDIT: Final = "audit"
 
 
 class Reply(msgspec.Struct):
@@ -82,6 +84,16 @@ def status(job: str, document: bytes) -> Reply:
 def file(job: str, content: bytes) -> Reply:
     """A job file's exact bytes."""
     return Reply(FILE, (("job", b64(job.encode())), ("data", b64(content))))
+
+
+def history(job: str, document: bytes) -> Reply:
+    """The versions of a job's file."""
+    return Reply(HISTORY, (("job", b64(job.encode())), ("data", b64(document))))
+
+
+def audit(lines: bytes, cursor: str, file: bytes) -> Reply:
+    """A piece of the audit log, where it ends, and the path of the log's current file."""
+    return Reply(AUDIT, (("data", b64(lines)), ("cursor", cursor), ("file", b64(file))))
 
 
 def job_list(names: Sequence[str], *, old_dialect: bool) -> Reply:

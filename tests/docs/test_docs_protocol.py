@@ -46,6 +46,8 @@ def test_replies() -> None:
         replies.invalid("x"),
         replies.status("x", b"{}"),
         replies.file("x", b""),
+        replies.history("x", b"{}"),
+        replies.audit(b"", "x", b"/x"),
         replies.job_list([], old_dialect=False),
     ]
     found = {word: [key for key, _ in further] for word, further in table("Replies").items()}

@@ -300,12 +300,54 @@ def test_switches(key, field, value, wanted):
     assert query == Query(Command.LIST, **{field: wanted})
 
 
+@pytest.mark.parametrize(
+    ("command", "key", "field", "accepted", "refused_ones"),
+    [
+        (
+            "kill",
+            "reason",
+            "reason",
+            ["", "it leaks", "é" * 1024, "a;; b"],
+            [5, [], "x" * 1025, "a\nb", "\x1b[2J", "\u202e", "\x7f"],
+        ),
+        ("push", "ifHash", "if_hash", ["", "0f" * 32], [5, "0F" * 32, "0f" * 31, "g" * 64, "0f" * 33]),
+        ("rollback", "ifHash", "if_hash", [""], [True, "x"]),
+        ("rollback", "version", "version", [1, 999999999999, "0f" * 4, "0f" * 32], [0, -1, 1.5, True, "1", "", 10**12, 1 << 70, "0f" * 33, "XY" * 4]),
+        ("pull", "version", "version", [3], [0, "٣٣٣٣٣٣٣٣"]),
+        ("history", "version", "version", [3], [0, "0f" * 4]),
+        ("audit", "cursor", "cursor", ["", "end", "x" * 128], [5, "x" * 129, "a b", "a\n", "é", {}]),
+    ],
+)  # fmt: skip
+def test_keys_of_some_commands(command, key, field, accepted, refused_ones):
+    """Each is taken as it is, or the refusal names it; a command that has no use for one ignores it."""
+    rest = {"command": command, "job": NGINX, "data": "AA=="}
+    for value in accepted:
+        query = frame(**rest, **{key: value}).replace(b";;", b";\\u003b")
+        assert getattr(parse_query(query), field) == value
+    for value in refused_ones:
+        assert f'"{key}"' in str(refused(frame(**rest, **{key: value})))
+        if key != "reason":
+            other = {**rest, "command": "start", key: value}
+            assert parse_query(frame(**other)) == Query(Command.START, job="nginx")
+
+
 @DETERMINED
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(
             lambda key: (
-                key not in ("command", "cmd", "job", "data", "id", "wait", "codes", "leaveJobs")
+                key
+                not in (
+                    "command",
+                    "cmd",
+                    "job",
+                    "data",
+                    "id",
+                    "wait",
+                    "codes",
+                    "leaveJobs",
+                    "reason",
+                )
             )
         ),
         st.recursive(
