@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from taskmaster.audit import generations
+from taskmaster.audit import generations, pages
 from taskmaster.audit.backlog import Backlog, Lost
 from taskmaster.audit.events import Event
 from taskmaster.audit.rendering import Renderer
@@ -113,6 +113,15 @@ class AuditLog:
         if idle and not (durable and self._backlog.unsynced_bytes):
             return complete
         return self._try_to_write(durable=durable) and complete
+
+    @property
+    def written(self) -> int:
+        """The number of the last record: it grows when there is something new to read."""
+        return self._backlog.seq
+
+    def page(self, cursor: str) -> tuple[bytes, str]:
+        """A piece of the log as it is on disk; see ``pages.page``. Raises ValueError, OSError."""
+        return pages.page(self.path, cursor, self._fd)
 
     def close(self) -> None:
         """Flush durably and give up the file and its lock; a later flush opens it again."""

@@ -33,15 +33,17 @@ KEPT: Final = 1000
 _META_BYTES: Final = 65536
 _NAME = re.compile(r"((\d{6,12})-([0-9a-f]{64}))\.(tm|meta|pending)\.json", re.ASCII)
 
-Action = Literal["put", "replaced", "deleted", "unknown"]
+Action = Literal["put", "rolled-back", "replaced", "edited", "deleted", "unknown"]
 
 
 class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One version of a job's file.
 
-    ``action``: ``put``, this was put in force; ``replaced``, this stood there by other means (an editor)
-    and was then replaced; ``deleted``, this was in force when the job was deleted; ``unknown``, what was
-    written about it is damaged. ``when``: UTC, ISO 8601. ``size``: bytes.
+    ``action``: ``put``, this was put in force; ``rolled-back``, so was this, from an older version;
+    ``edited``, this stood there by other means (an editor) and was put in force by a reload of ``who``;
+    ``replaced``, so did this, was never read, and was replaced by ``who``; ``deleted``, this was in
+    force when the job was deleted; ``unknown``, what was written about it is damaged. ``when``: UTC,
+    ISO 8601. ``size``: bytes.
     """
 
     number: int
@@ -71,20 +73,23 @@ def sha256(content: bytes) -> str:
 
 
 @contextlib.contextmanager
-def opened(jobs: int, name: str, uid: int, *, create: bool = False) -> Iterator[int | None]:
+def opened(
+    jobs: int, name: str, uid: int, *, create: bool = False, durable: bool = True
+) -> Iterator[int | None]:
     """Descriptor of the history folder of job ``name``; None where there is none and not ``create``.
 
-    ``jobs``: descriptor of the job directory. Raises FileError for a folder that is not to be trusted,
-    OSError where one cannot be made.
+    ``jobs``: descriptor of the job directory. ``durable``: a folder that is made is on disk at once;
+    one that is not comes with what is flushed within it. Raises FileError for a folder that is not to
+    be trusted, OSError where one cannot be made.
     """
     if create:
-        _make(FOLDER, jobs)
+        _make(FOLDER, jobs, durable)
     elif not _is_there(FOLDER, jobs):
         yield None
         return
     with trusted.folder(FOLDER, uid, label=FOLDER, inside=jobs) as histories:
         if create:
-            _make(name, histories)
+            _make(name, histories, durable)
         elif not _is_there(name, histories):
             yield None
             return
@@ -93,12 +98,13 @@ def opened(jobs: int, name: str, uid: int, *, create: bool = False) -> Iterator[
             yield fd
 
 
-def _make(name: str, inside: int) -> None:
+def _make(name: str, inside: int, durable: bool) -> None:
     try:
         os.mkdir(name, 0o700, dir_fd=inside)
     except FileExistsError:
         return
-    os.fsync(inside)
+    if durable:
+        os.fsync(inside)
 
 
 def _is_there(name: str, inside: int) -> bool:
@@ -114,14 +120,7 @@ def record(fd: int, content: bytes, version: Version) -> Version:
 
     OSError where that failed; what was written of it is taken away again as far as that goes.
     """
-    listing = _listing(fd)
-    used = listing.tm | listing.meta | listing.pending
-    complete = msgspec.structs.replace(
-        version,
-        number=1 + max((_number(stem) for stem in used), default=0),
-        sha256=sha256(content),
-        size=len(content),
-    )
+    complete = _completed(fd, content, version)
     try:
         write(fd, f"{_stem(complete)}.tm.json", content)
         write(fd, f"{_stem(complete)}.pending.json", msgspec.json.encode(complete))
@@ -132,15 +131,47 @@ def record(fd: int, content: bytes, version: Version) -> Version:
     return complete
 
 
-def write(fd: int, name: str, content: bytes) -> None:
-    """Make a new file of mode 0600 in the folder ``fd``, its content on disk at return. Raises OSError."""
+def note(fd: int, uid: int, content: bytes, version: Version) -> None:
+    """Record, once, what is in force already and was put there by others. Raises OSError.
+
+    Not flushed to the disk: nothing waits for it to be there, and a daemon that starts with a thousand
+    job files has to serve. What a loss of power leaves of it is shorter than it says, and noted again.
+    """
+    stems = _listing(fd).stems()
+    if stems and _sha(stems[-1]) == sha256(content):
+        whole = os.stat(f"{stems[-1]}.tm.json", dir_fd=fd, follow_symlinks=False).st_size
+        if whole != len(content):
+            os.unlink(f"{stems[-1]}.meta.json", dir_fd=fd)
+            os.unlink(f"{stems[-1]}.tm.json", dir_fd=fd)
+        elif _meta(fd, stems[-1], uid, "meta").action != "deleted":
+            return
+    complete = _completed(fd, content, version)
+    write(fd, f"{_stem(complete)}.tm.json", content, durable=False)
+    write(fd, f"{_stem(complete)}.meta.json", msgspec.json.encode(complete), durable=False)
+
+
+def _completed(fd: int, content: bytes, version: Version) -> Version:
+    """The version with number, sha256 and size filled in."""
+    listing = _listing(fd)
+    used = listing.tm | listing.meta | listing.pending
+    return msgspec.structs.replace(
+        version,
+        number=1 + max((_number(stem) for stem in used), default=0),
+        sha256=sha256(content),
+        size=len(content),
+    )
+
+
+def write(fd: int, name: str, content: bytes, *, durable: bool = True) -> None:
+    """Make a new file of mode 0600 in the folder ``fd``; if ``durable``, on disk at return. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(name, flags, 0o600, dir_fd=fd)
     try:
         left = memoryview(content)
         while left:
             left = left[os.write(file, left) :]
-        os.fsync(file)
+        if durable:
+            os.fsync(file)
     finally:
         os.close(file)
 
@@ -171,6 +202,8 @@ def settle(fd: int, uid: int, current: str | None) -> None:
         version = _meta(fd, stem, uid, "pending")
         came_to_pass = {
             "put": current == version.sha256,
+            "rolled-back": current == version.sha256,
+            "edited": current == version.sha256,
             "replaced": current != version.sha256,
             "deleted": current is None,
             # Damaged: a crash while it was written, which is before the job file was touched.
@@ -187,9 +220,25 @@ def settle(fd: int, uid: int, current: str | None) -> None:
         os.unlink(f"{stem}.tm.json", dir_fd=fd)
 
 
-def versions(fd: int, uid: int) -> list[Version]:
-    """All versions that came to pass, oldest first. Raises OSError."""
-    return [_meta(fd, stem, uid, "meta") for stem in _listing(fd).stems()]
+def versions(
+    fd: int, uid: int, before: int | None = None, at_most: int | None = None
+) -> list[Version]:
+    """The newest ``at_most`` versions, with a number below ``before``, that came to pass, oldest first.
+
+    Raises OSError.
+    """
+    stems = [stem for stem in _listing(fd).stems() if before is None or _number(stem) < before]
+    return [
+        _meta(fd, stem, uid, "meta") for stem in (stems if at_most is None else stems[-at_most:])
+    ]
+
+
+def other_than(fd: int, uid: int, current: str | None) -> Version | None:
+    """The newest version whose sha256 is not ``current``; None where there is none. Raises OSError."""
+    for stem in reversed(_listing(fd).stems()):
+        if _sha(stem) != current:
+            return _meta(fd, stem, uid, "meta")
+    return None
 
 
 def latest(fd: int) -> str | None:

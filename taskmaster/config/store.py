@@ -17,7 +17,7 @@ from typing import Final
 from taskmaster.config import history, keys, kinds, trusted
 from taskmaster.config.history import Action, Version
 from taskmaster.core import names
-from taskmaster.errors import FileError
+from taskmaster.errors import Conflict, FileError
 
 #: Names of the temporary files of ``put``; a dot in front keeps them out of ``names``.
 _TEMPORARY: Final = (".put-", ".tmp")
@@ -102,24 +102,36 @@ class JobStore:
                 raise self._unreadable(error) from None
         return status.st_ino, status.st_mtime_ns, status.st_size, status.st_ctime_ns
 
-    def put(self, name: str, data: bytes, *, who: str, reason: str = "") -> str:
+    def put(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        who: str,
+        reason: str = "",
+        action: Action = "put",
+        if_hash: str | None = None,
+    ) -> str:
         """Put ``data`` in force as the job's file, atomically and durably; returns its sha256.
 
-        ``who`` and ``reason`` go into the history. The same bytes again change nothing. Raises FileError
-        (too large; the present file or its history is not to be trusted), InvalidJobName, and OSError
-        (ENOSPC, EDQUOT, EROFS, EIO ...) that says what was tried and which file is in force.
+        ``who``, ``reason`` and ``action`` go into the history. The same bytes again change nothing.
+        ``if_hash``: the sha256 that the file has to have now, "" for no file, None for any. Raises
+        FileError (too large; the present file or its history is not to be trusted), InvalidJobName,
+        Conflict, and OSError (ENOSPC, EDQUOT, EROFS, EIO ...) that says what was tried and which file
+        is in force.
         """
         file = names.checked(name) + names.FILE_SUFFIX
         if len(data) > keys.MAX_BYTES:
             raise FileError(file, "", f"{len(data)} bytes", f"at most {keys.MAX_BYTES} bytes")
         with self._folder() as folder, self._saving(file) as step:
             old = self._current(folder, file)
+            self._check(folder, name, old, if_hash)
             if old == data:
                 return history.sha256(data)
             step.append("writing its history")
             with history.opened(folder, name, self._uid, create=True) as past:
                 assert past is not None
-                pending = self._pending(past, old, data, who, reason)
+                pending = self._pending(past, old, data, who, reason, action)
                 try:
                     step.append("writing the new file")
                     self._replace(folder, file, data, step)
@@ -155,13 +167,74 @@ class JobStore:
                 os.fsync(folder)
                 _confirm(past, [version])
 
-    def history(self, name: str) -> list[Version]:
-        """Every version of the job's file that is kept, oldest first. Raises FileError, InvalidJobName."""
+    def _check(self, folder: int, name: str, old: bytes | None, if_hash: str | None) -> None:
+        """Raises Conflict where the file is another than ``if_hash`` says."""
+        found = "" if old is None else history.sha256(old)
+        if if_hash is None or if_hash == found:
+            return
+        file = name + names.FILE_SUFFIX
+        with history.opened(folder, name, self._uid) as past:
+            kept = [] if past is None else history.versions(past, self._uid, None, 1)
+        last = kept[-1] if kept else None
+        if last is not None and last.action == "deleted" and not found:
+            how = f"; deleted by {last.who} at {last.when}"
+        elif last is not None and last.sha256 == found:
+            how = (
+                f"; since {last.when}, by {last.who or 'nobody knows whom'}, version {last.number}"
+            )
+        else:
+            how = "; by other means than taskmasterd" if found else ""
+        now = f"its sha256 is {found}{how}" if found else f"there is none{how}"
+        wanted = f"is not {if_hash}" if if_hash else "there was to be none"
+        raise Conflict(f"{file} is another by now: {now}; {wanted}. Nothing was changed.")
+
+    def note(self, name: str, data: bytes, *, who: str, reason: str = "") -> None:
+        """``data`` is in force as the job's file, whoever wrote it: have it in the history as well.
+
+        Raises FileError, InvalidJobName, OSError; the job is none the worse for it.
+        """
+        names.checked(name)
+        with (
+            self._folder() as folder,
+            history.opened(folder, name, self._uid, create=True, durable=False) as past,
+        ):
+            assert past is not None
+            history.note(past, self._uid, data, self._version("edited", who, reason))
+
+    def history(
+        self, name: str, before: int | None = None, at_most: int | None = None
+    ) -> list[Version]:
+        """Versions of the job's file, oldest first: the newest ``at_most`` below number ``before``.
+
+        Raises FileError, InvalidJobName.
+        """
         names.checked(name)
         with self._folder() as folder:
             try:
                 with history.opened(folder, name, self._uid) as past:
-                    return [] if past is None else history.versions(past, self._uid)
+                    if past is None:
+                        return []
+                    return history.versions(past, self._uid, before, at_most)
+            except OSError as error:  # EACCES, EIO
+                raise self._unreadable(error) from None
+
+    def sha256(self, name: str) -> str | None:
+        """sha256 of the job's file; None without one. Raises FileError, InvalidJobName."""
+        file = names.checked(name) + names.FILE_SUFFIX
+        with self._folder() as folder:
+            data = self._current(folder, file)
+        return None if data is None else history.sha256(data)
+
+    def version_before(self, name: str) -> Version | None:
+        """The newest version that is not what the file is now; None without one.
+
+        Raises FileError, InvalidJobName.
+        """
+        current = self.sha256(name)
+        with self._folder() as folder:
+            try:
+                with history.opened(folder, name, self._uid) as past:
+                    return None if past is None else history.other_than(past, self._uid, current)
             except OSError as error:  # EACCES, EIO
                 raise self._unreadable(error) from None
 
@@ -214,7 +287,7 @@ class JobStore:
             raise OSError(error.errno, words, str(self.directory / file)) from None
 
     def _pending(
-        self, past: int, old: bytes | None, data: bytes, who: str, reason: str
+        self, past: int, old: bytes | None, data: bytes, who: str, reason: str, action: Action
     ) -> list[Version]:
         history.settle(past, self._uid, None if old is None else history.sha256(old))
         pending = []
@@ -222,7 +295,7 @@ class JobStore:
             replaced = self._version("replaced", who, reason)
             pending.append(history.record(past, old, replaced))
         try:
-            pending.append(history.record(past, data, self._version("put", who, reason)))
+            pending.append(history.record(past, data, self._version(action, who, reason)))
         except OSError:
             _abandon(past, pending)
             raise

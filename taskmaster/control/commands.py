@@ -8,11 +8,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import msgspec
+
+from taskmaster.config.history import sha256
 from taskmaster.control import status
-from taskmaster.control.definitions import Definitions
+from taskmaster.control.definitions import Change, Definitions
 from taskmaster.control.dispatcher import Dispatcher, Handler, Reader
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.job import Job
+from taskmaster.control.review import Review
 from taskmaster.control.supervisor import Supervisor
 from taskmaster.core.states import State
 from taskmaster.errors import FileError, NoSuchJob, TaskmasterError, TimedOut
@@ -24,13 +28,15 @@ from taskmaster.wire.replies import Reply
 class Commands:
     """The commands, on these jobs."""
 
-    def __init__(self, supervisor: Supervisor, definitions: Definitions) -> None:
+    def __init__(self, supervisor: Supervisor, definitions: Definitions, review: Review) -> None:
+        self._review = review
         self._supervisor = supervisor
         self._definitions = definitions
         self._board = status.Board()
 
     def install(self, dispatcher: Dispatcher) -> None:
         """Fill the dispatcher's tables."""
+        dispatcher.state_of = self._state_of
         dispatcher.readers = self.readers()
         dispatcher.handlers = self.handlers()
 
@@ -38,9 +44,19 @@ class Commands:
         """Call at the end of each turn of the loop."""
         self._board.turn_over()
 
+    def _state_of(self, name: str) -> str | None:
+        job = self._supervisor.jobs.get(name)
+        return None if job is None else job.state.value
+
     def readers(self) -> dict[Command, Reader]:
         """Commands that change nothing: a query to its reply."""
-        return {Command.STATUS: self._status, Command.LIST: self._list, Command.PULL: self._pull}
+        return {
+            Command.STATUS: self._status,
+            Command.LIST: self._list,
+            Command.PULL: self._pull,
+            Command.HISTORY: self._history,
+            Command.AUDIT: self._review.page,
+        }
 
     def handlers(self) -> dict[Command, Handler]:
         """Commands that change something, or wait: they answer through the exchange, now or later."""
@@ -48,6 +64,9 @@ class Commands:
             Command.STATUS: lambda exchange: self._wait_to_read(exchange, self._status),
             Command.PULL: lambda exchange: self._wait_to_read(exchange, self._pull),
             Command.LIST: lambda exchange: self._wait_to_read(exchange, self._list),
+            Command.HISTORY: lambda exchange: exchange.done(self._history(asked(exchange))),
+            Command.AUDIT: self._review.wait,
+            Command.ROLLBACK: self._rollback,
             Command.START: lambda exchange: self._act(exchange, "start"),
             Command.STOP: lambda exchange: self._act(exchange, "stop"),
             Command.KILL: lambda exchange: self._act(exchange, "kill"),
@@ -90,8 +109,17 @@ class Commands:
         return replies.job_list(sorted(self._supervisor.jobs), old_dialect=query.old_dialect)
 
     def _pull(self, query: Query) -> Reply:
+        if query.version is not None:
+            return replies.file(
+                query.job or "", self._definitions.version(query.job, query.version)
+            )
         job = self._definitions.find(query.job)
         return replies.file(job.name, self._definitions.pull(job.name))
+
+    def _history(self, query: Query) -> Reply:
+        before = query.version if isinstance(query.version, int) else None
+        document = self._definitions.history(query.job, before)
+        return replies.history(query.job or "", msgspec.json.encode(document))
 
     def _wait_to_read(self, exchange: Exchange, reader: Reader) -> None:
         query = exchange.query
@@ -142,7 +170,7 @@ class Commands:
                 self._definitions.stopped(job, exchange.peer.who())
             elif verb in ("start", "restart"):
                 self._definitions.started(job)
-            self._supervisor.act(job, verb, done)
+            self._supervisor.act(job, verb, done, exchange.id)
 
         if verb in ("stop", "kill"):
             ask()  # they wait for nothing, least of all for a delete that waits for the job to stop
@@ -154,27 +182,39 @@ class Commands:
         assert query is not None
         if query.job is None:
             reason = f"restart by {exchange.peer.who()}"
-            self._definitions.reload_all(reason, exchange.done)
+            self._definitions.reload_all(reason, _change(exchange), exchange.done)
         else:
             self._act(exchange, "restart")
 
     def _reload(self, exchange: Exchange) -> None:
         query = exchange.query
         assert query is not None
-        self._definitions.reload(query.job, self._then_answer(exchange))
+        self._definitions.reload(query.job, _change(exchange), self._then_answer(exchange))
 
     def _push(self, exchange: Exchange) -> None:
         query = exchange.query
         assert query is not None
         assert query.data is not None
-        who = exchange.peer.who()
-        self._definitions.push(query.job, query.data, who, self._then_answer(exchange))
+        self._definitions.push(
+            query.job, query.data, _change(exchange), self._then_answer(exchange)
+        )
+
+    def _rollback(self, exchange: Exchange) -> None:
+        query = asked(exchange)
+
+        def chosen(data: bytes) -> None:
+            exchange.outcome |= {"sha256": sha256(data), "size": len(data)}
+
+        change = msgspec.structs.replace(_change(exchange), action="rolled-back")
+        self._definitions.rollback(
+            query.job, query.version, change, self._then_answer(exchange), chosen
+        )
 
     def _delete(self, exchange: Exchange) -> None:
         query = exchange.query
         assert query is not None
         job = self._definitions.find(query.job)
-        self._definitions.delete(job, exchange.peer.who(), exchange.done)
+        self._definitions.delete(job, _change(exchange), exchange.done)
 
     # waiting --------------------------------------------------------------------------------------
 
@@ -220,6 +260,17 @@ class Commands:
     def _reached(self, job: Job) -> str:
         reason = status.reason(job)
         return f'Job "{job.name}" is {job.state.value}' + (f": {reason}" if reason else "")
+
+
+def asked(exchange: Exchange) -> Query:
+    """The query of an exchange that is being carried out."""
+    assert exchange.query is not None
+    return exchange.query
+
+
+def _change(exchange: Exchange) -> Change:
+    query = asked(exchange)
+    return Change(exchange.peer.who(), query.reason, exchange.id, query.if_hash)
 
 
 def _failed(error: TaskmasterError) -> Reply:

@@ -18,11 +18,12 @@ from taskmaster.audit import AuditLog, Event
 from taskmaster.config.daemon import DaemonConfig
 from taskmaster.config.store import JobStore
 from taskmaster.control.commands import Commands
-from taskmaster.control.definitions import Definitions
+from taskmaster.control.definitions import Change, Definitions
 from taskmaster.control.dispatcher import Dispatcher
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.handover import Asked, HandedSession, HandOver
 from taskmaster.control.peers import user_name
+from taskmaster.control.review import Review
 from taskmaster.control.say import Say
 from taskmaster.control.server import Server
 from taskmaster.control.session import Session
@@ -93,7 +94,8 @@ class Daemon:
             self._say,
         )
         self._dispatcher = Dispatcher(self._audit, self._say)
-        self._commands = Commands(self._supervisor, self._definitions)
+        self._review = Review(self._audit)
+        self._commands = Commands(self._supervisor, self._definitions, self._review)
         self._commands.install(self._dispatcher)
         self._upgrade = Upgrade(
             self._loop,
@@ -172,6 +174,8 @@ class Daemon:
 
     def _turn_over(self) -> None:
         self._dispatcher.turn_over()
+        if self._review.turn_over():
+            self._dispatcher.turn_over()
         self._commands.turn_over()
         # A watchdog that retires waits until all that it told is on record. At the end of the daemon what
         # cannot be written has to do with being in line.
@@ -187,7 +191,7 @@ class Daemon:
                 self._say.error(f"SIGHUP: {reply.error}")
 
         if self._ending is None:
-            self._definitions.reload_all("SIGHUP", done)
+            self._definitions.reload_all("SIGHUP", Change("SIGHUP"), done)
 
     def _told_to_end(self, number: signal.Signals) -> Callable[[], None]:
         def told() -> None:

@@ -22,11 +22,27 @@ from taskmaster.control.stops import Stops
 from taskmaster.control.supervisor import Supervisor
 from taskmaster.core import names
 from taskmaster.core.spec import JobSpec, changed_fields, same_processes
-from taskmaster.errors import FileError, NoSuchJob, TaskmasterError
+from taskmaster.errors import Conflict, FileError, NoSuchJob, TaskmasterError
 from taskmaster.wire import replies
 from taskmaster.wire.replies import Reply
 
 Done = Callable[[Reply], None]
+#: Versions in one history document: each is a file to be read.
+_PAGE = 100
+_STARTED = "taskmasterd at its start"
+
+
+class Change(msgspec.Struct, frozen=True):
+    """By whom a job's file is changed, and why. ``cause``: the audit log's id of the command.
+
+    ``if_hash``: the sha256 that the file must have now, "" for no file, None for any.
+    """
+
+    who: str
+    reason: str = ""
+    cause: str = ""
+    if_hash: str | None = None
+    action: history.Action = "put"
 
 
 class Definition(msgspec.Struct, frozen=True):
@@ -71,6 +87,39 @@ class Definitions:
         """The exact bytes of a job's file. Raises FileError."""
         return self._store.read(name)
 
+    def version(self, name: str | None, which: int | str) -> bytes:
+        """The exact bytes of a version, also of a job that was deleted. Raises TaskmasterError."""
+        checked = names.checked(name or "")
+        if checked not in self._supervisor.jobs and not self._store.history(checked, None, 1):
+            raise NoSuchJob(checked)
+        return self._store.version(checked, which)
+
+    def history(self, name: str | None, before: int | None) -> dict[str, object]:
+        """The history document, of versions below number ``before``. Raises TaskmasterError."""
+        checked = names.checked(name or "")
+        found = self._store.history(checked, before, _PAGE + 1)
+        if not found and before is None and checked not in self._supervisor.jobs:
+            raise NoSuchJob(checked)
+        try:
+            current = self._store.sha256(checked)
+        except FileError:
+            current = None  # a symbolic link, unreadable: pull says so
+        return {
+            "job": checked,
+            "current": current,
+            "more": len(found) > _PAGE,
+            "versions": [_shown(one) for one in reversed(found[-_PAGE:])],
+        }
+
+    def _note(self, name: str, data: bytes, who: str) -> None:
+        """What was read is in force: the history is to have it, too."""
+        try:
+            self._store.note(name, data, who=who)
+        except (FileError, OSError) as error:
+            # At the start of a daemon that may not write there it would be said of every job.
+            say = self._say.everything if who == _STARTED else self._say.error
+            say(f"job {name}: its file is not in the history: {error}")
+
     def stopped(self, job: Job, who: str) -> None:
         """An administrator wants the job stopped, over restarts of daemon and host."""
         error = self._stops.stop(job.name, who, timestamp(time.time()))
@@ -93,11 +142,12 @@ class Definitions:
 
     # reading --------------------------------------------------------------------------------------
 
-    def _read(self, name: str) -> Definition:
-        """The definition in a job's file. Raises FileError."""
+    def _read(self, name: str, who: str) -> Definition:
+        """The definition in a job's file, which ``who`` has read. Raises FileError."""
         stamp = self._store.stamp(name)
         data = self._store.read(name)
         spec = jobfile.parse_job(name, data, self._base)
+        self._note(name, data, who)
         return Definition(spec, history.sha256(data), stamp)
 
     def load(self) -> None:
@@ -110,7 +160,7 @@ class Definitions:
             job = self._supervisor.add(name)
             job.had_state = name in before
             try:
-                definition = self._read(name)
+                definition = self._read(name, _STARTED)
             except FileError as error:
                 self._rejected(job, error)
                 if job.had_state:
@@ -159,18 +209,21 @@ class Definitions:
 
     # applying -------------------------------------------------------------------------------------
 
-    def _apply(self, job: Job, definition: Definition, done: Callable[[str, str], None]) -> None:
+    def _apply(
+        self, job: Job, definition: Definition, cause: str, done: Callable[[str, str], None]
+    ) -> None:
         """Put a definition in force for a job, new or known; ``done`` gets the outcome and the error."""
+        because = {"cause": cause} if cause else {}
         old, old_sha256 = job.spec, job.sha256
         self._put_in_force(job, definition)
         if old is None:
-            self._audit.record(Event.JOB_ADDED, job=job.name, sha256=definition.sha256)
+            self._audit.record(Event.JOB_ADDED, job=job.name, sha256=definition.sha256, **because)
             self._supervisor.launching.bring_up(job)
             if definition.spec.auto_start:
-                self._supervisor.act(job, "ensure", done)
+                self._supervisor.act(job, "ensure", done, cause)
             else:
                 # Any question will do: the answer means that the watchdog is there.
-                self._supervisor.configure(job, done)
+                self._supervisor.configure(job, done, cause)
             return
         if old == definition.spec and old_sha256 == definition.sha256:
             done(replies.SUCCESS, "")
@@ -185,12 +238,13 @@ class Definitions:
                     previousSha256=old_sha256,
                     changed=list(changed_fields(old, definition.spec)),
                     restarted=not same_processes(old, definition.spec),
+                    **because,
                 )
             done(outcome, error)
 
-        self._supervisor.configure(job, applied)
+        self._supervisor.configure(job, applied, cause)
 
-    def reload(self, name: str | None, done: Done) -> None:
+    def reload(self, name: str | None, change: Change, done: Done) -> None:
         """Read one job's file again and apply what changed. A file that is new makes a new job."""
         checked = names.checked(name or "")
         job = self._supervisor.jobs.get(checked)
@@ -199,14 +253,14 @@ class Definitions:
                 raise NoSuchJob(checked)
             job = self._supervisor.add(checked)
         known = job
-        known.run(lambda: self._reload(known, done), _refusing(done))
+        known.run(lambda: self._reload(known, change, done), _refusing(done))
 
-    def _reload(self, job: Job, done: Done) -> None:
+    def _reload(self, job: Job, change: Change, done: Done) -> None:
         if self._supervisor.jobs.get(job.name) is not job:
             done(_failed(NoSuchJob(job.name)))
             return
         try:
-            definition = self._read(job.name)
+            definition = self._read(job.name, change.who)
         except FileError as error:
             self._rejected(job, error)
             done(_failed(error))
@@ -217,34 +271,84 @@ class Definitions:
             job.end()
             done(replies.success() if outcome != replies.FAIL else replies.fail(error))
 
-        self._apply(job, definition, applied)
+        self._apply(job, definition, change.cause, applied)
 
-    def push(self, name: str | None, data: bytes, who: str, done: Done) -> None:
+    def push(self, name: str | None, data: bytes, change: Change, done: Done) -> None:
         """Validate, store, apply. Raises InvalidJobName and FileError where nothing was touched."""
         checked = names.checked(name or "")
         jobfile.parse_job(checked, data, self._base)
         job = self._supervisor.jobs.get(checked) or self._supervisor.add(checked)
-        job.run(lambda: self._push(job, data, who, done), _refusing(done))
+        job.run(lambda: self._push(job, data, change, done), _refusing(done))
 
-    def _push(self, job: Job, data: bytes, who: str, done: Done) -> None:
+    def _push(self, job: Job, data: bytes, change: Change, done: Done) -> None:
         if self._supervisor.jobs.get(job.name) is not job:
             # It was deleted by the command before this one.
-            self.push(job.name, data, who, done)
+            self.push(job.name, data, change, done)
             return
         try:
-            self._store.put(job.name, data, who=who)
-        except (FileError, OSError) as error:
+            self._store.put(
+                job.name,
+                data,
+                who=change.who,
+                reason=change.reason,
+                action=change.action,
+                if_hash=change.if_hash,
+            )
+        except (FileError, Conflict, OSError) as error:
             if job.spec is None and not job.problem:
                 self._supervisor.forget(job)
             done(_failed(error))
             return
-        self._reload(job, done)
+        self._reload(job, change, done)
 
-    def delete(self, job: Job, who: str, done: Done) -> None:
+    def rollback(
+        self,
+        name: str | None,
+        which: int | str | None,
+        change: Change,
+        done: Done,
+        chosen: Callable[[bytes], None],
+    ) -> None:
+        """Push an older version; without ``which`` the newest that differs from the file.
+
+        ``chosen`` is told its bytes. Raises TaskmasterError where nothing was touched.
+        """
+        checked = names.checked(name or "")
+        jobfile.parse_job(checked, self._older(checked, which), self._base)
+        job = self._supervisor.jobs.get(checked) or self._supervisor.add(checked)
+
+        def roll_back() -> None:
+            # Chosen when its turn has come: a push before it may have made another file current.
+            try:
+                data = self._older(checked, which)
+                jobfile.parse_job(checked, data, self._base)
+                current = self._store.sha256(checked)
+            except TaskmasterError as error:
+                done(_failed(error))
+                return
+            chosen(data)
+            if current == history.sha256(data) and change.if_hash in (None, current):
+                done(replies.redundant())
+            else:
+                self._push(job, data, change, done)
+
+        job.run(roll_back, _refusing(done))
+
+    def _older(self, name: str, which: int | str | None) -> bytes:
+        if which is not None:
+            return self.version(name, which)
+        found = self._store.version_before(name)
+        if found is not None:
+            return self._store.version(name, found.number)
+        if name not in self._supervisor.jobs:
+            raise NoSuchJob(name)
+        raise TaskmasterError(f'Job "{name}" has no version but the present one.')
+
+    def delete(self, job: Job, change: Change, done: Done) -> None:
         """Stop a job, remove its file, forget it."""
-        job.run(lambda: self._delete(job, who, done), _refusing(done))
+        job.run(lambda: self._delete(job, change, done), _refusing(done))
 
-    def _delete(self, job: Job, who: str, done: Done) -> None:
+    def _delete(self, job: Job, change: Change, done: Done) -> None:
         if self._supervisor.jobs.get(job.name) is not job:
             done(_failed(NoSuchJob(job.name)))
             return
@@ -256,30 +360,33 @@ class Definitions:
                 done(replies.fail(error))
                 return
             try:
-                self._store.remove(job.name, who=who)
+                self._store.remove(job.name, who=change.who, reason=change.reason)
             except (FileError, OSError) as why:
                 job.removing = False
                 self._supervisor.launching.bring_up(job)
                 job.end()
                 done(_failed(why, "; the job is stopped and kept"))
                 return
-            self._removed(job, f"deleted by {who}")
+            self._removed(job, f"deleted by {change.who}", change.cause)
             done(replies.success())
 
         if job.spec is None:
             stopped(replies.SUCCESS, "")
         else:
-            self._supervisor.retire(job, "removed", stopped)
+            self._supervisor.retire(job, "removed", stopped, change.cause)
 
-    def _removed(self, job: Job, reason: str) -> None:
-        self._audit.record(Event.JOB_REMOVED, job=job.name, sha256=job.sha256, reason=reason)
+    def _removed(self, job: Job, reason: str, cause: str = "") -> None:
+        because = {"cause": cause} if cause else {}
+        self._audit.record(
+            Event.JOB_REMOVED, job=job.name, sha256=job.sha256, reason=reason, **because
+        )
         self.started(job)  # a later job of that name is another one
         self._supervisor.forget(job)
         job.end()
 
     # the whole directory --------------------------------------------------------------------------
 
-    def reload_all(self, reason: str, done: Done) -> None:
+    def reload_all(self, reason: str, change_by: Change, done: Done) -> None:
         """Read the whole directory again: new, changed and removed files."""
         try:
             found, bad = self._store.names()
@@ -298,7 +405,7 @@ class Definitions:
             if name in jobs and jobs[name].removing:
                 continue  # it is being deleted: its file is there until its last process has ended
             try:
-                definitions[name] = self._read(name)
+                definitions[name] = self._read(name, change_by.who)
                 on_disk[name] = definitions[name].sha256
             except FileError as error:
                 self._rejected(jobs.get(name) or self._supervisor.add(name), error)
@@ -308,15 +415,17 @@ class Definitions:
         change = diff.compare(in_force, on_disk)
         work = _Counter(lambda: self._all_applied(reason, change, errors, done))
         for name in (*change.new, *change.changed):
-            self._begin_reload(jobs.get(name) or self._supervisor.add(name), work, errors)
+            self._begin_reload(
+                jobs.get(name) or self._supervisor.add(name), change_by, work, errors
+            )
         for name in change.unchanged:
             if name in definitions:
                 jobs[name].problem, jobs[name].stamp = "", definitions[name].stamp
         for name in change.removed:
-            self._begin_removal(jobs[name], work, errors)
+            self._begin_removal(jobs[name], change_by, work, errors)
         work.close()
 
-    def _begin_reload(self, job: Job, work: _Counter, errors: list[str]) -> None:
+    def _begin_reload(self, job: Job, change: Change, work: _Counter, errors: list[str]) -> None:
         work.add()
 
         def reloaded(reply: Reply) -> None:
@@ -324,9 +433,9 @@ class Definitions:
                 errors.append(reply.error)
             work.done()
 
-        job.run(lambda: self._reload(job, reloaded), _refusing(reloaded))
+        job.run(lambda: self._reload(job, change, reloaded), _refusing(reloaded))
 
-    def _begin_removal(self, job: Job, work: _Counter, errors: list[str]) -> None:
+    def _begin_removal(self, job: Job, change: Change, work: _Counter, errors: list[str]) -> None:
         work.add()
 
         def remove() -> None:
@@ -337,7 +446,7 @@ class Definitions:
             if job.spec is None:
                 removed(replies.SUCCESS, "")
             else:
-                self._supervisor.retire(job, "its file was removed", removed)
+                self._supervisor.retire(job, "its file was removed", removed, change.cause)
 
         def removed(outcome: str, error: str) -> None:
             if outcome == replies.FAIL:
@@ -345,7 +454,7 @@ class Definitions:
                 if job.busy:
                     job.end()
             else:
-                self._removed(job, "its file was removed")
+                self._removed(job, "its file was removed", change.cause)
             work.done()
 
         job.run(remove, lambda why: removed(replies.FAIL, why))
@@ -371,6 +480,22 @@ class Definitions:
 def _nothing(name: str) -> JobSpec:
     """A definition to launch a watchdog by that adopts: it then goes by the one in its record."""
     return JobSpec(job=name, argv=("true",), auto_start=False)
+
+
+_ACTIONS = {"put": "pushed", "replaced": "edited"}
+
+
+def _shown(version: history.Version) -> dict[str, object]:
+    """A version as the history document has it."""
+    return {
+        "version": version.number,
+        "at": version.when,
+        "by": version.who,
+        "action": _ACTIONS.get(version.action, version.action),
+        "sha256": version.sha256,
+        "size": version.size,
+        "reason": version.reason,
+    }
 
 
 class _Counter:

@@ -40,6 +40,8 @@ class Dispatcher:
     def __init__(self, audit: AuditLog, say: Say) -> None:
         self.readers: dict[Command, Reader] = {}
         self.handlers: dict[Command, Handler] = {}
+        #: The state of the job of this name, for the record; None where there is none.
+        self.state_of: Callable[[str], str | None] = lambda name: None
         self.sessions: set[Session] = set()
         #: Queries that only read, by their frame.
         self.known: dict[bytes, Query] = {}
@@ -195,7 +197,10 @@ class Dispatcher:
         if reply.error is not None:
             fields["error"] = reply.error
         fields["durationMs"] = round((time.monotonic() - exchange.begun) * 1000, 3)
-        self._audit.record(Event.COMMAND_COMPLETED, **fields)
+        if "before" in exchange.outcome:
+            assert query is not None
+            exchange.outcome["after"] = self.state_of(query.job or "")
+        self._audit.record(Event.COMMAND_COMPLETED, **fields, **exchange.outcome)
 
     def turn_over(self) -> None:
         """Begin what arrived and answer what can be. Call at the end of each turn of the loop."""
@@ -235,6 +240,8 @@ class Dispatcher:
                 )
             )
             return
+        if query.job is not None and not exchange.reads:
+            exchange.outcome["before"] = self.state_of(query.job)
         try:
             self.handlers[command](exchange)
         except TaskmasterError as error:

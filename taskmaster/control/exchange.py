@@ -19,7 +19,7 @@ class Exchange:
 
     __slots__ = (
         *("begun", "command", "completed", "id", "last", "on_reply", "peer", "query"),
-        *("query_id", "reply", "size", "timer"),
+        *("outcome", "query_id", "reply", "size", "timer"),
     )
 
     def __init__(
@@ -45,6 +45,8 @@ class Exchange:
         self.last = False
         #: What came of it is on record.
         self.completed = False
+        #: What the record of its completion has beside the reply: states before and after, sha256.
+        self.outcome: dict[str, object] = {}
         self.on_reply: Callable[[], None] = lambda: None
 
     @property

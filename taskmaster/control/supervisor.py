@@ -139,18 +139,18 @@ class Supervisor:
         if job.attached or (job.silent and job.watchdog is not None):
             self._send(job, request)
 
-    def act(self, job: Job, verb: str, on_done: link.OnDone | None) -> None:
-        """Ask for a verb (see ``wire.link.Act``)."""
-        self.request(job, lambda number: Act(number, verb), on_done)
+    def act(self, job: Job, verb: str, on_done: link.OnDone | None, cause: str = "") -> None:
+        """Ask for a verb (see ``wire.link.Act``); ``cause``: id of the command behind it."""
+        self.request(job, lambda number: Act(number, verb, cause), on_done)
 
-    def configure(self, job: Job, on_done: link.OnDone) -> None:
+    def configure(self, job: Job, on_done: link.OnDone, cause: str = "") -> None:
         """Have the job's definition put in force."""
         spec = job.spec
         assert spec is not None
         self.launching.hold_pipes(job)
-        self.request(job, lambda number: Configure(number, spec, job.sha256), on_done)
+        self.request(job, lambda number: Configure(number, spec, job.sha256, cause), on_done)
 
-    def retire(self, job: Job, reason: str, on_done: link.OnDone) -> None:
+    def retire(self, job: Job, reason: str, on_done: link.OnDone, cause: str = "") -> None:
         """Have everything of the job stopped and its watchdog end."""
         job.removing = True
         if job.watchdog is not None:
@@ -160,7 +160,7 @@ class Supervisor:
             job.removing = outcome != "fail"
             on_done(outcome, error)
 
-        self.request(job, Retire, done)
+        self.request(job, lambda number: Retire(number, cause), done)
 
     def unclaimed(self) -> list[str]:
         """Names that have a state folder and are no jobs: something of them may run."""
@@ -317,8 +317,9 @@ class Supervisor:
         if "at" in fields:
             late = self._wall_clock() - message.at_s > _LATE_S
             fields["at"] = timestamp(message.at_s) if late else None
-        if fields.get("at") is None:
-            fields.pop("at", None)
+        for key in ("at", "cause"):
+            if fields.get(key) is None:
+                fields.pop(key, None)
         self._audit.record(event, job=job.name, **fields)
         self._say.everything(f"job {job.name}: {message.event}")
 

@@ -37,6 +37,8 @@ class Place:
         self.exit_unknown = False
         self.left = 0
         self.error = ""
+        #: The audit log's id of the command that it is on its way for; empty once it has settled.
+        self.cause = ""
 
         self.ended = False
         self.asking = False
@@ -77,6 +79,7 @@ class Place:
             ended=self.ended,
             left=self.left,
             error=self.error,
+            cause=self.cause,
         )
 
     @classmethod
@@ -90,6 +93,7 @@ class Place:
         place.exit_code, place.exit_signal = found.exit_code, found.exit_signal
         place.exit_unknown = found.exit_unknown
         place.ended, place.left, place.error = found.ended, found.left, found.error
+        place.cause = found.cause
         return place
 
     def status(self) -> ProcessStatus:

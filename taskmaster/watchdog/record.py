@@ -49,6 +49,7 @@ class PlaceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     ended: bool = False
     left: int = 0
     error: str = ""
+    cause: str = ""
 
 
 class NoticeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

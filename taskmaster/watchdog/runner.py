@@ -28,6 +28,7 @@ from taskmaster.core.events import (
 from taskmaster.core.events import Timer as TimerKind
 from taskmaster.core.lifecycle import Phase
 from taskmaster.core.spec import JobSpec
+from taskmaster.core.states import SETTLED
 from taskmaster.eventloop import EventLoop, Timer
 from taskmaster.watchdog import process, record
 from taskmaster.watchdog.captures import Captures
@@ -75,6 +76,8 @@ class Runner:
         self.endings = Endings(self)
         self.dropped_bytes = 0
         self.removed: list[int] = []
+        #: The audit log's id of the command that is being carried out; empty while none is.
+        self.cause = ""
         self.settled: Callable[[], None] = lambda: None
         self._dirty = True
         self._record_timer: Timer | None = None
@@ -89,11 +92,14 @@ class Runner:
         if place.process == before and not effects:
             return
         self._dirty = place.changed = True
+        place.cause = self.cause or place.cause
         if place.phase.state is not before.phase.state:
             place.since_s = time.time()
         for effect in effects:
             self._perform(place, event, effect)
         self._tell(place, before.phase)
+        if place.phase.state in SETTLED:
+            place.cause = ""
 
     def touch(self, place: Place) -> None:
         """The place was changed otherwise: it is to be recorded and published."""
@@ -209,7 +215,8 @@ class Runner:
 
     def notice(self, place: Place, event: str, **fields: object) -> None:
         """Something for the audit log."""
-        self.notices.add(event, number=place.number, **fields)
+        cause = {"cause": place.cause} if place.cause else {}
+        self.notices.add(event, number=place.number, **fields, **cause)
         self._dirty = True
 
     def _tell(self, place: Place, before: Phase) -> None:

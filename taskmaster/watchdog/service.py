@@ -76,10 +76,10 @@ class Service:
     def _received(self, message: ToWatchdog) -> None:
         if isinstance(message, Act):
             self._begun(message.id)
-            self._verbs.act(message.id, message.verb)
+            self._verbs.act(message.id, message.verb, message.cause)
         elif isinstance(message, Configure):
             self._begun(message.id)
-            self._verbs.configure(message.id, message.spec, message.sha256)
+            self._verbs.configure(message.id, message.spec, message.sha256, message.cause)
         elif isinstance(message, HandOver):
             self.runner.endings.handed_over(message.pid, message.start, message.status)
         elif isinstance(message, Acknowledge):
@@ -90,7 +90,7 @@ class Service:
             self.runner.inherit(message.processes)
         elif isinstance(message, Retire):
             self._begun(message.id)
-            self._verbs.retire(message.id)
+            self._verbs.retire(message.id, message.cause)
         elif isinstance(message, Leave):
             self.runner.mark_dirty()
             self.runner.commit()

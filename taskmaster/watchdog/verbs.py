@@ -6,8 +6,9 @@ its outcome when it has begun; a start has it when every process is its program 
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from taskmaster.core import lifecycle
@@ -52,7 +53,7 @@ class Verbs:
         self._answer = answer
         self._pending: list[_Pending] = []
         self._retiring: int | None = None
-        self._deferred: deque[tuple[int, str]] = deque()
+        self._deferred: deque[tuple[int, str, str]] = deque()
         self._patience: Timer | None = None
         self._table: dict[str, Callable[[int], None]] = {
             "start": self._start,
@@ -70,16 +71,19 @@ class Verbs:
         """Whether the job is being brought to its end."""
         return self._retiring is not None
 
-    def act(self, request: int, verb: str) -> None:
-        """Carry out a verb, after those before it; one that is not known is answered so."""
+    def act(self, request: int, verb: str, cause: str = "") -> None:
+        """Carry out a verb, after those before it; one that is not known is answered so.
+
+        ``cause``: the command behind it, for the audit log.
+        """
         if self._deferred or (verb in ("stop", "kill") and self._is_starting()):
             # In order: what is being started is its program in milliseconds, and then stopped. But a start that
             # hangs (a directory on a dead network disk) holds nobody up for longer than this.
             if not self._deferred:
                 self._patience = self._runner.loop.call_in(_IN_ORDER_S, self._out_of_patience)
-            self._deferred.append((request, verb))
+            self._deferred.append((request, verb, cause))
         else:
-            self._carry_out(request, verb)
+            self._carry_out(request, verb, cause)
 
     def _is_starting(self) -> bool:
         return any(
@@ -87,8 +91,8 @@ class Verbs:
         )
 
     def _out_of_patience(self) -> None:
-        request, verb = self._deferred.popleft()
-        self._carry_out(request, verb)
+        request, verb, cause = self._deferred.popleft()
+        self._carry_out(request, verb, cause)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -97,10 +101,10 @@ class Verbs:
             self._patience.cancel()
             self._patience = None
         waiting, self._deferred = self._deferred, deque()
-        for request, verb in waiting:
-            self.act(request, verb)
+        for request, verb, cause in waiting:
+            self.act(request, verb, cause)
 
-    def _carry_out(self, request: int, verb: str) -> None:
+    def _carry_out(self, request: int, verb: str, cause: str) -> None:
         rule = self._table.get(verb)
         if rule is None:
             self._answer(request, FAIL, f"the watchdog knows no verb {verb[:32]!r}")
@@ -109,7 +113,17 @@ class Verbs:
         elif self.retiring and verb not in ("stop", "kill"):
             self._answer(request, FAIL, "the job is being removed")
         else:
-            rule(request)
+            with self._because_of(cause):
+                rule(request)
+
+    @contextlib.contextmanager
+    def _because_of(self, cause: str) -> Iterator[None]:
+        """What is begun within has this command for its cause."""
+        self._runner.cause = cause
+        try:
+            yield
+        finally:
+            self._runner.cause = ""
 
     # verbs --------------------------------------------------------------------------------------
 
@@ -183,8 +197,12 @@ class Verbs:
 
     # definitions ----------------------------------------------------------------------------------
 
-    def configure(self, request: int, spec: JobSpec, sha256: str) -> None:
+    def configure(self, request: int, spec: JobSpec, sha256: str, cause: str = "") -> None:
         """Put a definition in force and apply what is different, and only that."""
+        with self._because_of(cause):
+            self._configure(request, spec, sha256)
+
+    def _configure(self, request: int, spec: JobSpec, sha256: str) -> None:
         runner, old = self._runner, self._runner.spec
         if spec == old:
             if sha256 != runner.sha256:
@@ -232,13 +250,16 @@ class Verbs:
 
     # the end --------------------------------------------------------------------------------------
 
-    def retire(self, request: int) -> None:
+    def retire(self, request: int, cause: str = "") -> None:
         """Stop everything; when nothing is left, forget the job."""
         self._retiring = request
-        for place in list(self._runner.places.values()):
-            remains = place.phase not in ALIVE and bool(self._runner.signalling.left_behind(place))
-            if place.phase is not Phase.STOPPED or remains:
-                self._runner.feed(place, Stop(remains))
+        with self._because_of(cause):
+            for place in list(self._runner.places.values()):
+                remains = place.phase not in ALIVE and bool(
+                    self._runner.signalling.left_behind(place)
+                )
+                if place.phase is not Phase.STOPPED or remains:
+                    self._runner.feed(place, Stop(remains))
 
     # outcomes -------------------------------------------------------------------------------------
 

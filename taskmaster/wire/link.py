@@ -53,6 +53,7 @@ class Configure(msgspec.Struct, tag="configure", frozen=True):
     id: int
     spec: JobSpec
     sha256: str
+    cause: str = ""
 
 
 class Act(msgspec.Struct, tag="act", frozen=True):
@@ -60,10 +61,12 @@ class Act(msgspec.Struct, tag="act", frozen=True):
 
     ``ensure`` starts what nobody wants up: what taskmasterd does of itself, for a job that no administrator has
     stopped.
+    ``cause``, here and in Configure and Retire: the audit log's id of the command behind it, "" for none.
     """
 
     id: int
     verb: str
+    cause: str = ""
 
 
 class HandOver(msgspec.Struct, tag="handover", frozen=True):
@@ -84,6 +87,7 @@ class Retire(msgspec.Struct, tag="retire", frozen=True):
     """The job is to be forgotten: when nothing of it is left, remove its records and end."""
 
     id: int
+    cause: str = ""
 
 
 class Inherited(msgspec.Struct, tag="inherited", frozen=True):
