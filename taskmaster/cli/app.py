@@ -24,7 +24,7 @@ from taskmaster.errors import TaskmasterError
 #: A daemon that answers at the very end of --timeout is still to be heard.
 GRACE_S = 5.0
 #: Those that only look: an interrupted one leaves nothing going on in the daemon.
-_LOOKING = {"status", "list", "pull"}
+_LOOKING = {"status", "list", "pull", "history", "audit"}
 
 
 @click.group(
@@ -68,11 +68,11 @@ def _shell(settings: options.Settings) -> int:
     from taskmaster.cli.shell import Shell
 
     settings.in_shell = True
-    _address(settings)  # a server that cannot be is said now, not at every line
+    server(settings)  # a server that cannot be is said now, not at every line
 
     def job_names() -> list[str]:
         # A Tab key that hangs is worse than one that offers nothing.
-        client = Client(_address(settings), reply_timeout_s=2.0)
+        client = Client(server(settings), reply_timeout_s=2.0)
         try:
             return outcomes.job_names(client)
         finally:
@@ -84,7 +84,8 @@ def _shell(settings: options.Settings) -> int:
     return Shell(run_line, job_names, list(cli.commands)).loop()
 
 
-def _address(settings: options.Settings) -> address.Address:
+def server(settings: options.Settings) -> address.Address:
+    """The server that is asked. Raises UsageError."""
     try:
         return address.choose(settings.server, os.environ, os.geteuid())
     except address.BadAddress as error:
@@ -101,11 +102,12 @@ def command(*parameters: Function) -> Callable[[Function], click.Command]:
             as_json: bool,
             timeout_s: float | None,
             no_wait: bool = False,
+            reason: str | None = None,
             **arguments: Any,
         ) -> int:
             ctx = click.get_current_context()
             settings = ctx.obj.with_options(server, as_json, timeout_s, no_wait)
-            return _perform(function, settings, arguments)
+            return _perform(function, settings, arguments, reason or "")
 
         for parameter in reversed(parameters):
             call = parameter(call)
@@ -114,8 +116,11 @@ def command(*parameters: Function) -> Callable[[Function], click.Command]:
     return wrap
 
 
-def _perform(function: Function, settings: options.Settings, arguments: dict[str, Any]) -> int:
-    client = Client(_address(settings), settings.timeout_s + GRACE_S)
+def _perform(
+    function: Function, settings: options.Settings, arguments: dict[str, Any], reason: str
+) -> int:
+    client = Client(server(settings), settings.timeout_s + GRACE_S)
+    client.reason = reason
     try:
         return int(function(settings, client, **arguments))
     except TaskmasterError as error:
@@ -143,25 +148,25 @@ def _act(
     return commands.act(client, name, jobs, targets, wait_s=wait_s, as_json=settings.as_json)
 
 
-@command(_jobs, options.no_wait)
+@command(_jobs, options.no_wait, options.reason)
 def start(settings: options.Settings, client: Client, jobs: Sequence[str]) -> int:
     """Start every process of a job that is not running."""
     return _act(settings, client, "start", jobs, settings.wait)
 
 
-@command(_jobs, options.no_wait)
+@command(_jobs, options.no_wait, options.reason)
 def stop(settings: options.Settings, client: Client, jobs: Sequence[str]) -> int:
     """Stop a job: its stop signal, then SIGKILL."""
     return _act(settings, client, "stop", jobs, settings.wait)
 
 
-@command(_jobs)
+@command(_jobs, options.reason)
 def kill(settings: options.Settings, client: Client, jobs: Sequence[str]) -> int:
     """Send SIGKILL to all of a job at once; it stays stopped."""
     return _act(settings, client, "kill", jobs, False)
 
 
-@command(_jobs)
+@command(_jobs, options.reason)
 def repair(settings: options.Settings, client: Client, jobs: Sequence[str]) -> int:
     """Bring a job back to its default state; healthy processes stay."""
     return _act(settings, client, "repair", jobs, False)
@@ -179,8 +184,16 @@ def pull(settings: options.Settings, client: Client, job: str) -> int:
     return commands.pull(client, job, settings.as_json)
 
 
-@command(click.argument("paths", metavar="FILE.tm.json...", nargs=-1, required=True))
-def push(settings: options.Settings, client: Client, paths: Sequence[str]) -> int:
+@command(
+    click.argument("paths", metavar="FILE.tm.json...", nargs=-1, required=True),
+    click.option(
+        "--if-hash", metavar="SHA256", help="Only if the file there is this one ('': none)."
+    ),
+    options.reason,
+)
+def push(
+    settings: options.Settings, client: Client, paths: Sequence[str], if_hash: str | None
+) -> int:
     """Send job files; NAME.tm.json becomes the job NAME."""
     seen: dict[str, str] = {}
     for path in paths:
@@ -192,10 +205,12 @@ def push(settings: options.Settings, client: Client, paths: Sequence[str]) -> in
         if name in seen:
             raise click.UsageError(f"{seen[name]!r} and {path!r} are both the job {name!r}")
         seen[name] = path
-    return commands.push(client, paths, settings.as_json)
+    if if_hash is not None and len(paths) > 1:
+        raise click.UsageError("--if-hash is the sha256 of one file: push them one by one")
+    return commands.push(client, paths, settings.as_json, if_hash)
 
 
-@command(_jobs, click.option("-y", "--yes", is_flag=True, help="Do not ask."))
+@command(_jobs, click.option("-y", "--yes", is_flag=True, help="Do not ask."), options.reason)
 def delete(settings: options.Settings, client: Client, jobs: Sequence[str], yes: bool) -> int:
     """Stop a job, then remove its file (kept in the job's history)."""
     targets = outcomes.expand(jobs, lambda: outcomes.job_names(client))
@@ -215,6 +230,7 @@ def list_(settings: options.Settings, client: Client) -> int:
 @command(
     _maybe_jobs,
     click.option("--all", "everything", is_flag=True, help="The whole configuration directory."),
+    options.reason,
 )
 def reload(
     settings: options.Settings, client: Client, jobs: Sequence[str], everything: bool
@@ -227,7 +243,7 @@ def reload(
     return _act(settings, client, "reload", jobs, False)
 
 
-@command(_maybe_jobs, options.no_wait)
+@command(_maybe_jobs, options.no_wait, options.reason)
 def restart(settings: options.Settings, client: Client, jobs: Sequence[str]) -> int:
     """Stop and start a job; without JOB, the same as reload --all."""
     if not jobs:
@@ -235,10 +251,76 @@ def restart(settings: options.Settings, client: Client, jobs: Sequence[str]) -> 
     return _act(settings, client, "restart", jobs, settings.wait)
 
 
+_utc = click.option("--utc", is_flag=True, help="Times in UTC, not in local time.")
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        from taskmaster.cli import versions
+
+        try:
+            versions.which(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx, parameter) from None
+    return value
+
+
+@command(
+    click.argument("job"),
+    _utc,
+    click.option("-n", "last", metavar="N", type=click.IntRange(min=1), help="Only the last N."),
+)
+def history(
+    settings: options.Settings, client: Client, job: str, utc: bool, last: int | None
+) -> int:
+    """Show each version of a job's file: who, when, why."""
+    from taskmaster.cli import versions
+
+    return versions.history(client, job, last=last, utc=utc, as_json=settings.as_json)
+
+
+@command(
+    click.argument("job"),
+    click.argument("old", metavar="[A", required=False, callback=_version),
+    click.argument("new", metavar="[B]]", required=False, callback=_version),
+)
+def diff(
+    settings: options.Settings, client: Client, job: str, old: str | None, new: str | None
+) -> int:
+    """Compare two versions of a job's file.
+
+    A and B are numbers of 'history JOB', or the first digits of a sha256. Without B: A and the
+    present file; without both: the one before and the present file.
+    """
+    from taskmaster.cli import versions
+
+    return versions.diff(client, job, old, new, as_json=settings.as_json)
+
+
+@command(
+    click.argument("job"),
+    click.argument("version", metavar="[VERSION]", required=False, callback=_version),
+    click.option("--dry-run", is_flag=True, help="Only show what would change."),
+    options.reason,
+)
+def rollback(
+    settings: options.Settings, client: Client, job: str, version: str | None, dry_run: bool
+) -> int:
+    """Put an older version of a job's file in force.
+
+    VERSION is a number of 'history JOB', or the first digits of a sha256; without it, the one
+    before. A job that was deleted comes back.
+    """
+    from taskmaster.cli import versions
+
+    return versions.rollback(client, job, version, dry_run=dry_run, as_json=settings.as_json)
+
+
 @command(
     options.no_wait,
     click.option("--leave-jobs", is_flag=True, help="End taskmasterd alone: its jobs run on."),
     click.option("-y", "--yes", is_flag=True, help="Do not ask."),
+    options.reason,
 )
 def shutdown(settings: options.Settings, client: Client, leave_jobs: bool, yes: bool) -> int:
     """Stop all jobs, then end taskmasterd."""
@@ -256,7 +338,7 @@ def shutdown(settings: options.Settings, client: Client, leave_jobs: bool, yes: 
     return lifetime.report("shutdown", found, words, settings.as_json)
 
 
-@command()
+@command(options.reason)
 def upgrade(settings: options.Settings, client: Client) -> int:
     """Have taskmasterd become the newly installed program."""
     from taskmaster.cli import lifetime

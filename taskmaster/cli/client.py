@@ -59,6 +59,7 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address = address
+        self.reason = ""  # goes with every query
         self.asked: set[str] = set()  # the commands that may have reached the server
         self.lost: TaskmasterError | None = None  # why nothing more can be asked
         self._reply_timeout_s = reply_timeout_s
@@ -130,7 +131,11 @@ class Client:
                 and (window is None or queued - answered < window)
             ):
                 query = queries[queued] | {"codes": True, "id": first_id + queued}
-                outgoing += json.dumps(query, separators=(",", ":")).encode("ascii") + END
+                if self.reason:
+                    query["reason"] = self.reason
+                asked = json.dumps(query, separators=(",", ":")).encode("ascii")
+                # Only a string can hold it: a reason, say.
+                outgoing += asked.replace(END, b";\\u003b") + END
                 self.asked.add(query["command"])
                 queued += 1
             frame = self._take_frame()

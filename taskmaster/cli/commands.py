@@ -44,12 +44,12 @@ def read_directory(client: Client, as_json: bool) -> int:
     return _report("restart", ask(client, "restart", [None]), True, as_json)
 
 
-def push(client: Client, paths: Sequence[str], as_json: bool) -> int:
-    """Send job files, each named for its job: see ``files.job_of``."""
-    return _report("push", _pushed(client, paths), len(paths) == 1, as_json)
+def push(client: Client, paths: Sequence[str], as_json: bool, if_hash: str | None = None) -> int:
+    """Send job files, each named for its job: see ``files.job_of``; ``if_hash``: over that file only."""
+    return _report("push", _pushed(client, paths, if_hash), len(paths) == 1, as_json)
 
 
-def _pushed(client: Client, paths: Sequence[str]) -> Iterator[Outcome]:
+def _pushed(client: Client, paths: Sequence[str], if_hash: str | None) -> Iterator[Outcome]:
     # One after the other: a megabyte each need not be in memory together.
     for path in paths:
         job = files.job_of(path) or ""
@@ -58,7 +58,9 @@ def _pushed(client: Client, paths: Sequence[str]) -> Iterator[Outcome]:
         except files.Unreadable as error:
             yield outcomes.failed(job, error)
         else:
-            yield from ask(client, "push", [outcomes.exactly(job)], {"data": outcomes.encode(data)})
+            condition = {} if if_hash is None else {"ifHash": if_hash}
+            fields = {"data": outcomes.encode(data)} | condition
+            yield from ask(client, "push", [outcomes.exactly(job)], fields)
 
 
 def pull(client: Client, job: str, as_json: bool) -> int:

@@ -9,6 +9,7 @@ import click
 
 DEFAULT_TIMEOUT_S = 60.0
 MAX_TIMEOUT_S = 86400.0
+MAX_REASON = 1024
 
 Function = Callable[..., Any]
 
@@ -66,6 +67,19 @@ def _seconds(ctx: click.Context, parameter: click.Parameter, value: float | None
 
 no_wait = click.option(
     "--no-wait", is_flag=True, help="Do not wait for the outcome, only for the reply."
+)
+
+
+def _one_line(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """What the daemon takes, said before anything is sent."""
+    if value is None or (len(value) <= MAX_REASON and value.isprintable()):
+        return value
+    accepted = f"accepted: one line of up to {MAX_REASON} printable characters"
+    raise click.BadParameter(accepted, ctx, parameter)
+
+
+reason = click.option(
+    "--reason", metavar="TEXT", callback=_one_line, help="Why; goes into the audit log."
 )
 _EVERYWHERE = (
     click.option(

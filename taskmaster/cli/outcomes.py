@@ -76,22 +76,23 @@ def exit_status(code: object, error: str) -> int:
 def outcome(job: str | None, reply: Reply, expected: str) -> Outcome:
     """Read one reply; raises Unavailable where it is none that answers the query.
 
-    ``expected`` is the word of a reply that brings a document (``status``, ``file``, ``list``),
-    else ``success``.
+    ``expected`` is the word of a reply that brings a document (``status``, ``file``, ``list``,
+    ``history``, ``audit``), else ``success``.
     """
     response = reply["response"]
     if response == expected or (response == "redundant" and expected == "success"):
-        data = b"" if expected == "success" else _field(reply, "data", "list")
+        data = b"" if expected == "success" else field(reply, "data", "list")
         return Outcome(job, response, data=data)
     if response in ("fail", "invalid"):
-        error = _field(reply, "error").decode("utf-8", "replace") if "error" in reply else ""
+        error = field(reply, "error").decode("utf-8", "replace") if "error" in reply else ""
         code = reply["code"] if isinstance(reply.get("code"), str) else ""
         error = error or "taskmasterd gave no reason"
         return Outcome(job, response, error=error, code=code, status=exit_status(code, error))
     raise Unavailable(f"taskmasterd answered {response!r}, which answers nothing that was asked")
 
 
-def _field(reply: Reply, *names: str) -> bytes:
+def field(reply: Reply, *names: str) -> bytes:
+    """The decoded bytes of the first of these keys that the reply has; raises Unavailable."""
     for name in names:
         if isinstance(reply.get(name), str):
             try:

@@ -8,16 +8,20 @@ administrator's terminal.
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from taskmaster.errors import TaskmasterError
 
 PROGRAM = "taskmasterctl"
+#: Lines that are written together.
+_LINES = 1000
 
 
 def escape(text: str) -> str:
@@ -83,6 +87,25 @@ def out_json(document: Any) -> None:
     out(text.replace("\x7f", "\\u007f"))
 
 
+def json_line(document: Any) -> str:
+    """A JSON document as ``out_json`` has it in a pipe: one line."""
+    return json.dumps(document).replace("\x7f", "\\u007f")
+
+
+def out_lines(lines: Iterable[str], *, at_once: bool) -> bool:
+    """Write lines as they come, one by one with ``at_once``; whether there were any.
+
+    Ends early where nobody reads any more.
+    """
+    every, some = iter(lines), False
+    while piece := list(islice(every, 1 if at_once else _LINES)):
+        some = True
+        text = "\n".join(piece) + "\n"
+        if sys.stdout is None or not _written(functools.partial(sys.stdout.write, text)):
+            break
+    return some
+
+
 def complain(message: str) -> None:
     """Write one escaped line to standard error; a closed standard error is no failure of ours."""
     if sys.stderr is None:
@@ -94,7 +117,8 @@ def complain(message: str) -> None:
         _discard(sys.stderr)
 
 
-def _written(write: Any) -> None:
+def _written(write: Any) -> bool:
+    """Whether somebody may have read it."""
     try:
         write()
         sys.stdout.flush()
@@ -103,6 +127,8 @@ def _written(write: Any) -> None:
         # EPIPE is `| head`: the reader has enough, and the exit status still tells the outcome.
         if error.errno != errno.EPIPE:
             raise said from None
+        return False
+    return True
 
 
 def unwritable(error: OSError) -> TaskmasterError:
