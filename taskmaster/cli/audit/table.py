@@ -141,8 +141,10 @@ def duration(milliseconds: float) -> str:
 
 def word(value: Any) -> str:
     """A cell that is one word."""
-    text = "" if value is None else cut(escape(str(value)))
-    return text.translate(_BLANKS) or "-"
+    text = value if isinstance(value, str) else "" if value is None else str(value)
+    if text.isprintable() and " " not in text and len(text) <= _LONGEST:
+        return text or "-"
+    return cut(escape(text)).translate(_BLANKS)
 
 
 def cut(text: str) -> str:
