@@ -93,6 +93,9 @@ class Commands:
         return handle
 
     def _out_of_time(self, exchange: Exchange, query: Query) -> None:
+        if query.command is Command.AUDIT:
+            exchange.done(self._guarded(self._review.page, query))
+            return
         job = self._supervisor.jobs.get(query.job or "")
         reached = "Not done" if job is None else self._reached(job)
         text = f"{reached}; not settled within {query.wait_s:g} s, what was begun goes on"

@@ -174,7 +174,7 @@ class Daemon:
 
     def _turn_over(self) -> None:
         self._dispatcher.turn_over()
-        if self._review.turn_over():
+        if self._review.turn_over(self._dispatcher.held):
             self._dispatcher.turn_over()
         self._commands.turn_over()
         # A watchdog that retires waits until all that it told is on record. At the end of the daemon what

@@ -47,6 +47,8 @@ class Dispatcher:
         self.known: dict[bytes, Query] = {}
         #: Why nothing may be changed any more; empty while it may.
         self.closing = ""
+        #: Nothing is read from anybody: what was asked is to be answered soon.
+        self.held = False
         self._audit = audit
         self._say = say
         self._prefix = os.urandom(4).hex()
@@ -150,11 +152,13 @@ class Dispatcher:
 
     def hold_all(self) -> None:
         """Read nothing more from anybody."""
+        self.held = True
         for session in self.sessions:
             session.hold(True)
 
     def release_all(self) -> None:
         """Read again."""
+        self.held = False
         for session in list(self.sessions):
             session.hold(False)
 

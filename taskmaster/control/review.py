@@ -10,6 +10,7 @@ import errno
 from typing import Final
 
 from taskmaster.audit import AuditLog
+from taskmaster.audit.pages import END
 from taskmaster.control.exchange import Exchange
 from taskmaster.errors import TaskmasterError
 from taskmaster.wire import replies
@@ -19,6 +20,8 @@ from taskmaster.wire.replies import Reply
 #: What stands in each record of a reading itself, and cannot stand within a string of another: there its
 #: quotes have backslashes.
 _OF_A_READING: Final = b'"command":"audit"'
+#: Who may wait at a time; one more is answered at once, with whatever there is.
+MAX_WAITING: Final = 64
 
 
 class Review:
@@ -49,31 +52,45 @@ class Review:
         """Answer as soon as something other than readings of the log follows the cursor."""
         query = exchange.query
         assert query is not None
-        cursor = query.cursor
-        if cursor == "end":
+        if query.cursor == END:
             # The place is taken now, or what is written until the next look would be left out.
-            cursor = self._read(cursor)[1]
-            query.cursor = cursor
-        self._waiting.append((exchange, cursor))
+            query.cursor = self._read(END)[1]
+        self._waiting = [one for one in self._waiting if one[0].reply is None]
+        if len(self._waiting) >= MAX_WAITING:
+            exchange.done(self.page(query))
+            return
+        self._waiting.append((exchange, query.cursor))
         self._seen = -1
 
-    def turn_over(self) -> bool:
-        """Call when what a turn brought is written; whether somebody has an answer now."""
-        if not self._waiting or self._log.written == self._seen:
+    def turn_over(self, at_once: bool) -> bool:
+        """Call when what a turn brought is written; whether somebody has an answer now.
+
+        ``at_once``: nobody may wait any longer.
+        """
+        if not self._waiting or (self._log.written == self._seen and not at_once):
             return False
         self._seen = self._log.written
         waiting, self._waiting = self._waiting, []
+        pieces: dict[str, tuple[bool, str]] = {}
         for exchange, cursor in waiting:
             if exchange.reply is not None:
                 continue  # its time is over
             query = exchange.query
             assert query is not None
             try:
-                lines, after = self._read(cursor)
-                if not any(_OF_A_READING not in line for line in lines.splitlines()):
+                if cursor not in pieces:
+                    lines, after = self._read(cursor)
+                    pieces[cursor] = _tells(lines), after
+                has_news, after = pieces[cursor]
+                if has_news or at_once:
+                    exchange.done(self.page(query))
+                else:
                     self._waiting.append((exchange, after))
-                    continue
-                exchange.done(self.page(query))
             except TaskmasterError as error:
                 exchange.done(replies.fail(str(error), error.code))
         return len(self._waiting) != len(waiting)
+
+
+def _tells(lines: bytes) -> bool:
+    """Whether there is anything but readings of the log."""
+    return any(_OF_A_READING not in line for line in lines.splitlines())
