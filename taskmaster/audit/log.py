@@ -119,7 +119,7 @@ class AuditLog:
         """The number of the last record: it grows when there is something new to read."""
         return self._backlog.seq
 
-    def page(self, cursor: str) -> tuple[bytes, str]:
+    def page(self, cursor: str) -> pages.Page:
         """A piece of the log as it is on disk; see ``pages.page``. Raises ValueError, OSError."""
         return pages.page(self.path, cursor, self._fd)
 

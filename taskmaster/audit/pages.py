@@ -12,7 +12,7 @@ import re
 import stat
 import zlib
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskmaster.audit import generations
 
@@ -23,31 +23,38 @@ _CURSOR: Final = re.compile(r"(\d{1,20})-(\d{1,20})-([0-9a-f]{8})", re.ASCII)
 _HEAD_BYTES: Final = 256
 
 
-def page(path: Path, cursor: str, current: int) -> tuple[bytes, str]:
-    """Whole lines after ``cursor`` ("": from the oldest; ``END``: from now), and the cursor after them.
+class Page(NamedTuple):
+    """Whole lines, the cursor after them, and whether there are more already."""
+
+    lines: bytes
+    cursor: str
+    more: bool
+
+
+def page(path: Path, cursor: str, current: int) -> Page:
+    """What follows ``cursor`` ("": from the oldest; ``END``: what will be written from now on).
 
     ``current``: the log's own descriptor, -1 without one; this process must not open that file again
     (see ``generations.open_log``). Raises ValueError for what is no cursor, OSError.
     """
     if cursor == END:
-        return b"", _cursor(current, os.fstat(current).st_size) if current >= 0 else ""
+        return Page(b"", _cursor(current, os.fstat(current).st_size) if current >= 0 else "", False)
     inode, offset, check = _parse(cursor)
     files = [] if cursor and _is(current, inode, offset, check) else _older(path, current)
     fds = [*reversed(files), *([current] if current >= 0 else [])]
     try:
         start = next((n for n, fd in enumerate(fds) if _is(fd, inode, offset, check)), None)
         if start is None:
-            start, offset = (
-                0,
-                0,
-            )  # the first one, or the cursor's file was deleted: the oldest there is
+            # Without a cursor, or its file was deleted: from the oldest there is.
+            start, offset = 0, 0
         for fd in fds[start:]:
             lines = _lines(fd, offset, is_last=fd == current)
             offset += len(lines)
             if lines or fd == fds[-1]:
-                return lines, _cursor(fd, offset)
+                more = fd != fds[-1] or offset < os.fstat(fd).st_size
+                return Page(lines, _cursor(fd, offset), more and bool(lines))
             offset = 0
-        return b"", cursor
+        return Page(b"", cursor, False)
     finally:
         for fd in files:
             os.close(fd)

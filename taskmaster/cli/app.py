@@ -187,7 +187,10 @@ def pull(settings: options.Settings, client: Client, job: str) -> int:
 @command(
     click.argument("paths", metavar="FILE.tm.json...", nargs=-1, required=True),
     click.option(
-        "--if-hash", metavar="SHA256", help="Only if the file there is this one ('': none)."
+        "--if-hash",
+        metavar="SHA256",
+        callback=options.sha256,
+        help="Only if the file there is this one ('': none).",
     ),
     options.reason,
 )

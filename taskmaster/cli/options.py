@@ -78,6 +78,14 @@ def _one_line(ctx: click.Context, parameter: click.Parameter, value: str | None)
     raise click.BadParameter(accepted, ctx, parameter)
 
 
+def sha256(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """What ``sha256sum`` prints of a file, or nothing for no file."""
+    if not value or (len(value) == 64 and set(value) <= set("0123456789abcdef")):
+        return value
+    accepted = f"{value!r}; accepted: the 64 digits that sha256sum prints, or '' for no file"
+    raise click.BadParameter(accepted, ctx, parameter)
+
+
 reason = click.option(
     "--reason", metavar="TEXT", callback=_one_line, help="Why; goes into the audit log."
 )

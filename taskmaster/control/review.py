@@ -10,7 +10,7 @@ import errno
 from typing import Final
 
 from taskmaster.audit import AuditLog
-from taskmaster.audit.pages import END
+from taskmaster.audit.pages import END, Page
 from taskmaster.control.exchange import Exchange
 from taskmaster.errors import TaskmasterError
 from taskmaster.wire import replies
@@ -34,10 +34,11 @@ class Review:
 
     def page(self, query: Query) -> Reply:
         """The lines after the query's cursor. Raises TaskmasterError where they cannot be read."""
-        lines, cursor = self._read(query.cursor)
-        return replies.audit(lines, cursor, str(self._log.path).encode("utf-8", "surrogateescape"))
+        found = self._read(query.cursor)
+        file = str(self._log.path).encode("utf-8", "surrogateescape")
+        return replies.audit(found.lines, found.cursor, file, more=found.more)
 
-    def _read(self, cursor: str) -> tuple[bytes, str]:
+    def _read(self, cursor: str) -> Page:
         try:
             return self._log.page(cursor)
         except ValueError:
@@ -54,7 +55,7 @@ class Review:
         assert query is not None
         if query.cursor == END:
             # The place is taken now, or what is written until the next look would be left out.
-            query.cursor = self._read(END)[1]
+            query.cursor = self._read(END).cursor
         self._waiting = [one for one in self._waiting if one[0].reply is None]
         if len(self._waiting) >= MAX_WAITING:
             exchange.done(self.page(query))
@@ -79,8 +80,8 @@ class Review:
             assert query is not None
             try:
                 if cursor not in pieces:
-                    lines, after = self._read(cursor)
-                    pieces[cursor] = _tells(lines), after
+                    piece = self._read(cursor)
+                    pieces[cursor] = _tells(piece.lines), piece.cursor
                 has_news, after = pieces[cursor]
                 if has_news or at_once:
                     exchange.done(self.page(query))

@@ -28,6 +28,8 @@ class Reply(msgspec.Struct):
     fields: tuple[tuple[str, str], ...] = ()
     error: str | None = None
     code: str | None = None
+    #: Of a piece of something: whether another one is there.
+    more: bool | None = None
     #: The frame without ``id`` and ``code``, once it was made: a reply may serve many.
     bare: bytes | None = None
 
@@ -38,6 +40,8 @@ class Reply(msgspec.Struct):
             return self.bare
         parts = [f'{{"response":"{self.response}"']
         parts += [f',"{key}":"{value}"' for key, value in self.fields]
+        if self.more is not None:
+            parts.append(f',"more":{"true" if self.more else "false"}')
         if with_code and self.code is not None:
             parts.append(f',"code":"{self.code}"')
         head = "".join(parts).encode("ascii")
@@ -91,9 +95,10 @@ def history(job: str, document: bytes) -> Reply:
     return Reply(HISTORY, (("job", b64(job.encode())), ("data", b64(document))))
 
 
-def audit(lines: bytes, cursor: str, file: bytes) -> Reply:
-    """A piece of the audit log, where it ends, and the path of the log's current file."""
-    return Reply(AUDIT, (("data", b64(lines)), ("cursor", cursor), ("file", b64(file))))
+def audit(lines: bytes, cursor: str, file: bytes, *, more: bool) -> Reply:
+    """A piece of the audit log, where it ends, the path of its current file, and whether there is more now."""
+    fields = (("data", b64(lines)), ("cursor", cursor), ("file", b64(file)))
+    return Reply(AUDIT, fields, more=more)
 
 
 def job_list(names: Sequence[str], *, old_dialect: bool) -> Reply:

@@ -47,7 +47,7 @@ def test_replies() -> None:
         replies.status("x", b"{}"),
         replies.file("x", b""),
         replies.history("x", b"{}"),
-        replies.audit(b"", "x", b"/x"),
+        replies.audit(b"", "x", b"/x", more=False),
         replies.job_list([], old_dialect=False),
     ]
     found = {word: [key for key, _ in further] for word, further in table("Replies").items()}

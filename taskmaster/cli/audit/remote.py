@@ -23,12 +23,16 @@ class Told:
         self._client = client
         self._wait_s = int(min(_WAIT_S, timeout_s))
         self._cursor = ""
+        self._more = False
         self._rest = b""
 
     def lines(self) -> Iterator[bytes]:
         """Every line there is. Raises TaskmasterError."""
-        while piece := self._piece({}):
-            yield from self._split(piece)
+        while True:
+            # Not until nothing comes: each question is on record itself, so something always does.
+            yield from self._split(self._piece({}))
+            if not self._more:
+                return
 
     def more(self) -> Iterator[bytes]:
         """What was written since. Waits where there is nothing."""
@@ -41,6 +45,7 @@ class Told:
         cursor = {"cursor": self._cursor} if self._cursor else {}
         reply, found = _asked(self._client, cursor | fields)
         _refused(found)
+        self._more = reply.get("more") is True
         self._cursor = str(reply.get("cursor", ""))
         return found.data
 
