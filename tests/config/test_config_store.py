@@ -12,7 +12,7 @@ from taskmaster.config import history
 from taskmaster.config.history import Version
 from taskmaster.config.keys import MAX_BYTES
 from taskmaster.config.store import JobStore
-from taskmaster.errors import FileError, InvalidJobName
+from taskmaster.errors import Conflict, FileError, InvalidJobName
 
 A, B, C = b'{"cmd": "a"}', b'{"cmd": "b"}', b'{"cmd": "c"}'
 
@@ -192,6 +192,58 @@ def test_edited_by_hand(store, jobs):
     actions = [(v.action, v.sha256, v.who) for v in store.history("web")]
     assert actions == [("replaced", sha(A), "x"), ("put", sha(B), "x"), ("deleted", sha(C), "y")]
     assert [store.version("web", n) for n in (1, 2, 3)] == [A, B, C]
+
+
+def test_what_is_in_force_is_noted_once(store, jobs):
+    """What an editor wrote is a version from the reload on; as often as it is read again, it is one."""
+    written(jobs / "web.tm.json", A)
+    for _ in range(2):
+        store.note("web", A, who="at the start")
+    store.put("web", B, who="x")
+    store.note("web", B, who="y")
+    store.remove("web", who="z")
+    store.note("web", B, who="again")  # the same bytes, by hand, where there was no file
+    actions = [(v.action, v.sha256, v.who) for v in JobStore(jobs, UID).history("web")]
+    assert actions == [
+        ("edited", sha(A), "at the start"),
+        ("put", sha(B), "x"),
+        ("deleted", sha(B), "z"),
+        ("edited", sha(B), "again"),
+    ]
+    # It is not flushed to the disk: after a loss of power it may be short, and is then noted anew.
+    (jobs / f".history/web/000004-{sha(B)}.tm.json").write_bytes(b"")
+    store.note("web", B, who="after")
+    assert store.version("web", sha(B)) == B
+    assert [v.who for v in store.history("web")] == ["at the start", "x", "z", "after"]
+    assert [v.number for v in store.history("web", 4, 2)] == [2, 3]
+
+
+def test_only_over_the_file_that_is_meant(store, jobs):
+    """With the hash of another file nothing is changed, and the error says what is there and whose it is."""
+
+    def conflict(*arguments, **keys):
+        before = store.stamp("web"), store.history("web")
+        with pytest.raises(Conflict) as caught:
+            store.put("web", *arguments, **keys)
+        assert (store.stamp("web"), store.history("web")) == before
+        return str(caught.value)
+
+    assert "there is none" in conflict(A, who="x", if_hash=sha(A))
+    store.put("web", A, who="alice", if_hash="")
+    for wanted in ("", sha(B)):
+        said = conflict(B, who="x", if_hash=wanted)
+        assert sha(A) in said
+        assert "by alice, version 1" in said
+    assert store.put("web", B, who="bob", if_hash=sha(A)) == sha(B)
+    written(jobs / "web.tm.json", C)
+    assert "by other means" in conflict(A, who="x", if_hash=sha(B))
+    store.remove("web", who="carol")
+    assert "deleted by carol" in conflict(A, who="x", if_hash=sha(C))
+    assert store.version_before("web").sha256 == sha(C)
+    store.put("web", C, who="x", if_hash="", action="rolled-back")
+    assert store.version_before("web").sha256 == sha(B)
+    assert store.sha256("web") == sha(C)
+    assert store.history("web")[-1].action == "rolled-back"
 
 
 def test_nothing_to_do(store, jobs):
