@@ -34,7 +34,7 @@ def test_impossible_names(daemon_with_other, name):
             reply = client.ask(command, name, **fields)
             assert reply == {"response": "fail", "error": "Invalid job name."}, command
         assert client.status("other")["processes"][0]["pid"] == pid
-    assert [one.name for one in daemon_with_other.jobs.iterdir()] == ["other.tm.json"]
+    assert {one.name for one in daemon_with_other.jobs.iterdir()} == {"other.tm.json", ".history"}
 
 
 def test_no_valid_query_keeps_the_connection(daemon_with_other):
@@ -156,7 +156,7 @@ def test_each_key_wrong_in_turn(daemon_with_other):
         assert client.status("other")["processes"][0]["pid"] == pid
         assert json.loads(client.ask("list")["data"]) == {"jobs": [{"name": "other"}]}
     assert path.read_bytes() == before
-    assert [one.name for one in daemon_with_other.jobs.iterdir()] == ["other.tm.json"]
+    assert {one.name for one in daemon_with_other.jobs.iterdir()} == {"other.tm.json", ".history"}
 
 
 def test_what_cannot_be_started_is_named(daemon_with_other, tmp_path):
