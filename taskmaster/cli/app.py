@@ -178,10 +178,28 @@ def status(settings: options.Settings, client: Client, jobs: Sequence[str], verb
     return commands.status(client, jobs, verbose=verbose, as_json=settings.as_json)
 
 
-@command(click.argument("job"))
-def pull(settings: options.Settings, client: Client, job: str) -> int:
+def _version(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        from taskmaster.cli import versions
+
+        try:
+            versions.which(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx, parameter) from None
+    return value
+
+
+@command(
+    click.argument("job"),
+    click.option("--version", metavar="N", callback=_version, help="An older one: see 'history'."),
+)
+def pull(settings: options.Settings, client: Client, job: str, version: str | None) -> int:
     """Write a job's file to standard output."""
-    return commands.pull(client, job, settings.as_json)
+    if version is None:
+        return commands.pull(client, job, settings.as_json)
+    from taskmaster.cli import versions
+
+    return commands.pull(client, job, settings.as_json, {"version": versions.which(version)})
 
 
 @command(
@@ -255,17 +273,6 @@ def restart(settings: options.Settings, client: Client, jobs: Sequence[str]) -> 
 
 
 _utc = click.option("--utc", is_flag=True, help="Times in UTC, not in local time.")
-
-
-def _version(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None:
-        from taskmaster.cli import versions
-
-        try:
-            versions.which(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error), ctx, parameter) from None
-    return value
 
 
 @command(

@@ -63,9 +63,9 @@ def _pushed(client: Client, paths: Sequence[str], if_hash: str | None) -> Iterat
             yield from ask(client, "push", [outcomes.exactly(job)], fields)
 
 
-def pull(client: Client, job: str, as_json: bool) -> int:
-    """Write the job's file to standard output, byte for byte."""
-    found = next(ask(client, "pull", [outcomes.exactly(job)], expected="file"))
+def pull(client: Client, job: str, as_json: bool, fields: dict[str, Any] | None = None) -> int:
+    """Write the job's file to standard output, byte for byte; ``fields`` may name a version."""
+    found = next(ask(client, "pull", [outcomes.exactly(job)], fields, expected="file"))
     if as_json:
         data = {} if found.status else {"data": outcomes.encode(found.data)}
         screen.out_json(found.document() | data)

@@ -177,7 +177,11 @@ def test_the_quick_look_loses_nothing(records, jobs, commands, ids, users, event
     needed = criteria.needed()
 
     def shown(some):
-        return [entry.document() for entry in told(some)[0] if criteria.match(entry)]
+        return [
+            entry.document()
+            for entry in told(some)[0]
+            if criteria.match(entry) and not criteria.hides(entry)
+        ]
 
     every, quick = shown(lines), shown([one for one in lines if needed(one)])
     assert quick == every
@@ -192,7 +196,11 @@ def test_what_is_hidden():
     ])  # fmt: skip
 
     def shown(**criteria):
-        return [one.first.id for one in found if Criteria(**criteria).match(one)]
+        return [
+            one.first.id
+            for one in found
+            if Criteria(**criteria).match(one) and not Criteria(**criteria).hides(one)
+        ]
 
     assert shown() == ["b", "c"]
     assert shown(everything=True) == shown(commands=["status", "kill"]) == ["a", "b", "c"]

@@ -63,7 +63,7 @@ class Criteria(msgspec.Struct, frozen=True):
         )
 
     def match(self, entry: Entry) -> bool:
-        """Whether this entry is asked for."""
+        """Whether this entry is asked for, if it is not hidden."""
         first = entry.first
         if self.since and first.timestamp < self.since:
             return False
@@ -85,7 +85,12 @@ class Criteria(msgspec.Struct, frozen=True):
             return entry.outcome in self.outcomes or (
                 entry.outcome == "denied" and "fail" in self.outcomes
             )
-        return self.everything or bool(self.commands or self.ids) or not entry.only_read
+        return True
+
+    def hides(self, entry: Entry) -> bool:
+        """Whether an entry that matches is left out for having only read."""
+        asked_for = self.everything or self.commands or self.ids or self.outcomes
+        return not asked_for and entry.is_command and entry.only_read
 
     def _match_event(self, record: Record) -> bool:
         if self.event:

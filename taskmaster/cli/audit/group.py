@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -36,9 +37,23 @@ class Audit(options.Commands):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the name of the review in front, unless a command is named."""
-        if self._first_word(ctx, args) not in self.commands:
+        word = self._first_word(ctx, args)
+        if word not in self.commands:
+            self._look_for_slip(ctx, word)
             args = ["review", *args]
         return super().parse_args(ctx, args)
+
+    def _look_for_slip(self, ctx: click.Context, word: str | None) -> None:
+        """Raises UsageError for what is no file and nearly a command."""
+        if word is None or "/" in word or os.path.lexists(word):
+            return
+        from difflib import get_close_matches
+
+        near = get_close_matches(word, [name for name in self.commands if name != "review"], n=1)
+        if near:
+            raise click.UsageError(
+                f"There is no command and no file {word!r}. Did you mean {near[0]!r}?", ctx
+            )
 
     def _first_word(self, ctx: click.Context, args: list[str]) -> str | None:
         """What is neither an option nor an option's value."""

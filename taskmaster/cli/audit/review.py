@@ -16,6 +16,8 @@ from taskmaster.cli.audit.remote import Told, of_daemon
 from taskmaster.cli.client import Client
 
 Source = Files | Told
+#: Rows before those that come, where nobody says how many.
+FOLLOWED = 10
 
 
 def source(client: Client, files: Sequence[str], timeout_s: float, *, named: bool) -> Source:
@@ -33,6 +35,8 @@ def run(
     as_json: bool,
 ) -> int:
     """Show what matches, the ``last`` so many of it, then with ``follow`` what comes. Returns the exit status."""
+    if follow and last is None and not criteria.since:
+        last = FOLLOWED
     # main.py turns the collector off for short commands; nothing here makes cycles.
     timeline = Timeline(in_order=True)
     hidden = _Count()
@@ -61,14 +65,15 @@ def _matching(
     log: Source, criteria: Criteria, timeline: Timeline, hidden: _Count
 ) -> Iterator[Entry]:
     needed = criteria.needed()
-    feed, match = timeline.feed, criteria.match
+    feed, match, hides = timeline.feed, criteria.match, criteria.hides
     for line in log.lines():
         if needed(line):
             for entry in feed(line):
                 if match(entry):
-                    yield entry
-                elif entry.is_command and entry.only_read:
-                    hidden.reads += 1
+                    if hides(entry):
+                        hidden.reads += 1
+                    else:
+                        yield entry
     for entry in timeline.rest():
         if match(entry):
             yield entry
@@ -80,7 +85,9 @@ def _coming(log: Source, criteria: Criteria, timeline: Timeline) -> Iterator[Ent
     while True:
         for line in log.more():
             if needed(line):
-                yield from (entry for entry in timeline.feed(line) if criteria.match(entry))
+                for entry in timeline.feed(line):
+                    if criteria.match(entry) and not criteria.hides(entry):
+                        yield entry
 
 
 def _show(entries: Iterator[Entry], utc: bool, as_json: bool, known: int | None = None) -> bool:
@@ -105,7 +112,7 @@ def _tell(timeline: Timeline, hidden: _Count, log: Source, some: bool) -> None:
         )
     if not screen.is_terminal():
         return
+    if not some:
+        screen.complain(f"nothing in {log.where} matches ({timeline.records} records looked at)")
     if hidden.reads:
         screen.complain(f"{hidden.reads} commands that only read are not shown; --all shows them")
-    elif not some:
-        screen.complain(f"nothing in {log.where} matches ({timeline.records} records looked at)")
