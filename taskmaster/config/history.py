@@ -272,11 +272,12 @@ def _matches(stem: str, digits: str) -> bool:
 
 
 def _listing(fd: int) -> _Listing:
+    # Two thousand names of a job with all the versions that are kept: a client may ask, the daemon waits.
     listing = _Listing(set(), set(), set())
-    for entry in os.listdir(fd):
-        match = _NAME.fullmatch(entry)
+    add = {"tm": listing.tm.add, "meta": listing.meta.add, "pending": listing.pending.add}
+    for match in map(_NAME.fullmatch, os.listdir(fd)):
         if match:
-            getattr(listing, match.group(4)).add(match.group(1))
+            add[match[4]](match[1])
     return listing
 
 
