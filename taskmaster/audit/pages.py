@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from taskmaster.audit import generations
 
 #: At most so much at a time: a fraction of a millisecond of the daemon's time.
-PAGE_BYTES: Final = 512 * 1024
+PAGE_BYTES: Final = 256 * 1024
 END: Final = "end"
 _CURSOR: Final = re.compile(r"(\d{1,20})-(\d{1,20})-([0-9a-f]{8})", re.ASCII)
 _HEAD_BYTES: Final = 256
