@@ -101,8 +101,8 @@ class Event(str, enum.Enum):
     AUDIT_ROTATE_FAILED = "audit.rotate_failed"
 
 
-#: Of every record, in this order, before its own.
-COMMON_KEYS: Final = ("seq", "timestamp", "event")
+#: Of every record, beside its own. Keys are sorted, ``hash`` is last.
+COMMON_KEYS: Final = ("seq", "timestamp", "event", "prev", "hash")
 
 _COMMAND: Final = ("id", "command", "job", "peer", "sha256", "size")
 _PROCESS: Final = ("job", "number", "pid")

@@ -12,18 +12,21 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from taskmaster.audit import generations
 from taskmaster.audit.backlog import Backlog, Lost
 from taskmaster.audit.events import Event
-from taskmaster.audit.rendering import Renderer
-from taskmaster.audit.tail import last_seq_of_backups, mend, read_tail
+from taskmaster.audit.rendering import Form, Rendered, Renderer
+from taskmaster.audit.tail import last_of_backups, mend, read_tail
 
 #: At most so much in one write(2), and at most so much written without fdatasync.
 _BATCH_BYTES: Final = 1 << 20
+#: How often one looks whether somebody moved the file away, seconds, while nothing comes but what clients ask
+#: again and again without changing anything (``record_again``); else at each flush.
+_LOOK_S: Final = 0.1
 
 #: Mistakes of this program, never the state of the host: these are raised.
 _BUGS: Final = frozenset({errno.EBADF, errno.EFAULT})
@@ -61,6 +64,7 @@ class AuditLog:
         self._fd = -1
         self._identity = (0, 0)
         self._size = 0
+        self._look_at = 0.0
         self._sync_failed = False
         self._probing = False
         self._may_rotate = True
@@ -80,8 +84,13 @@ class AuditLog:
         """Whether the last attempt to write worked."""
         return self.error is None
 
+    @property
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the last record that has them: after a flush, of the last there is."""
+        return self._backlog.seq, self._backlog.hash.decode()
+
     def record(self, event: Event, /, **fields: object) -> None:
-        """Put a record in line; its keys are ``seq``, ``timestamp``, ``event``, then ``fields``.
+        """Put a record in line; its keys are ``fields``, and those of every record.
 
         It is numbered when it is written. Raises ValueError for a field that must not be in the log
         (``data``, ``env``), TypeError for a value that JSON cannot hold.
@@ -89,16 +98,34 @@ class AuditLog:
         While the log cannot be written, commands may take only half of the room there is for waiting
         records: a client that asks and is refused, over and over, must not crowd out what happened.
         """
-        line = self._renderer.render(event, fields)
+        self._look_at = 0.0
+        self._put(event, self._renderer.render(event, fields))
+
+    def form(self, event: Event, fields: Mapping[str, object], *, timed: bool) -> Form | None:
+        """For ``record_again``: what records have in common that come again and again.
+
+        ``fields``: all but ``id`` and ``durationMs``. None where there cannot be one.
+        """
+        return self._renderer.form(event, fields, timed=timed)
+
+    def record_again(self, form: Form, record_id: bytes, took_ms: float = 0.0) -> None:
+        """``record`` of a command by its form; ``took_ms`` where that is timed."""
+        record = self._renderer.fill(form, record_id, took_ms)
+        if self._backlog.keeps_up:
+            self._backlog.put(record)
+        else:
+            self._put(Event.COMMAND_COMPLETED, record)
+
+    def _put(self, event: Event, record: Rendered) -> None:
         share = 2 if event in _COMMANDS else 1
-        if not self._backlog.has_room(line, share):
+        if not self._backlog.has_room(record, share):
             if self.writable:
                 self._try_to_write(durable=False)
-            if not self._backlog.has_room(line, share):
+            if not self._backlog.has_room(record, share):
                 self._lost.add(self._renderer.timestamp(), of_command=event in _COMMANDS)
                 self._incomplete = True
                 return
-        self._backlog.put(line)
+        self._backlog.put(record)
 
     def flush(self, *, durable: bool) -> bool:
         """Write what waits; with ``durable``, return only when it is on disk (fdatasync).
@@ -107,10 +134,11 @@ class AuditLog:
         What is not, waits for the next flush, or was dropped and is counted.
         """
         complete, self._incomplete = not self._incomplete, False
-        if not durable and self._write_plainly():
+        backlog = self._backlog
+        idle = backlog.empty and not (self._lost.count or self.error)
+        if idle and not (durable and backlog.unsynced_bytes):
             return complete
-        idle = not (self._backlog or self._lost.count or self.error)
-        if idle and not (durable and self._backlog.unsynced_bytes):
+        if not durable and self._write_plainly():
             return complete
         return self._try_to_write(durable=durable) and complete
 
@@ -136,16 +164,17 @@ class AuditLog:
         False where anything is not common, and nothing has been done then.
         """
         backlog = self._backlog
-        if not backlog or self.error is not None or self._fd < 0 or self._lost.count:
+        if backlog.empty or self.error is not None or self._fd < 0 or self._lost.count:
             return False
-        if not backlog.is_plain() or not self._is_in_place():
+        if not backlog.is_plain() or (self._is_look_due() and not self._is_in_place()):
             return False
         size = backlog.plain_bytes()
         if self._rotates_at is not None and self._size + size > self._rotates_at:
             return False
         if backlog.unsynced_bytes + size > _BATCH_BYTES:
             return False
-        block = backlog.plain_block()
+        lines, seq, last = backlog.plain_block()
+        block = b"".join(lines)
         try:
             written = os.write(self._fd, block)
         except OSError as error:
@@ -154,8 +183,19 @@ class AuditLog:
             self.error = error
             written = 0
         self._size += written
+        if written == len(block):
+            backlog.plain_written(block, seq, last)
+            return True
+        backlog.number()  # the same bytes again
         backlog.wrote(written)
-        return written == len(block)
+        return False
+
+    def _is_look_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + _LOOK_S
+        return True
 
     def _try_to_write(self, *, durable: bool) -> bool:
         self._probing = self.error is not None
@@ -324,14 +364,15 @@ class AuditLog:
         self._identity = (about.st_dev, about.st_ino)
 
     def _go_on_from(self, fd: int, size: int) -> None:
-        """Find the number to go on from, and mend the end of the file."""
+        """Find the record to go on from, and mend the end of the file."""
         tail = read_tail(fd, size)
-        seq, is_restarted = tail.seq, False
-        if seq is None and self._backlog.seq == 0:
-            seq, has_backups = last_seq_of_backups(self.path)
-            is_restarted = has_backups and seq is None
+        last, is_restarted = tail.last, False
+        if last is None and self._backlog.seq == 0:
+            last, has_backups = last_of_backups(self.path)
+            is_restarted = has_backups and last is None
         mended = mend(fd, size, tail)
-        self._backlog.seq = max(self._backlog.seq, seq or 0)
+        if last is not None and last.seq > self._backlog.seq:
+            self._backlog.seq, self._backlog.hash = last
         if mended.torn_bytes or tail.skipped_bytes or is_restarted:
             self._put_own(
                 Event.AUDIT_REPAIRED,

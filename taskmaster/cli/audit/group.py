@@ -31,11 +31,9 @@ def perform(function: Callable[[], int]) -> int:
 
 @click.group("audit", cls=options.Commands, invoke_without_command=True)
 @options.everywhere
-@click.pass_context
-def audit(
-    ctx: click.Context, server: str | None, as_json: bool, timeout_s: float | None, **_filters: Any
-) -> int:
+def audit(server: str | None, as_json: bool, timeout_s: float | None, **_filters: Any) -> int:
     """Read the audit log; 'audit verify' proves it."""
+    ctx = click.get_current_context()
     ctx.obj = ctx.obj.with_options(server, as_json, timeout_s, False)
     if ctx.invoked_subcommand is not None:
         return 0
@@ -64,20 +62,26 @@ def command(*parameters: Function) -> Callable[[Function], click.Command]:
 @command(
     click.option("--key", metavar="K", help="The verification key that keygen printed."),
     click.option("--key-file", metavar="FILE", help="A file with that key in it."),
-    click.option("--head", metavar="SEQ:HASH", help="A record that the log must still hold."),
+    click.option(
+        "--head",
+        "heads",
+        metavar="SEQ:HASH",
+        multiple=True,
+        help="A record that the log must still hold.",
+    ),
     click.argument("files", metavar="[FILE]...", nargs=-1),
 )
 def verify(
     settings: options.Settings,
     key: str | None,
     key_file: str | None,
-    head: str | None,
+    heads: Sequence[str],
     files: Sequence[str],
 ) -> int:
     """Prove that no record was changed, removed or added."""
     from taskmaster.cli.audit import verify
 
-    return verify.run(files, key=key, key_file=key_file, head=head, as_json=settings.as_json)
+    return verify.run(files, key=key, key_file=key_file, heads=heads, as_json=settings.as_json)
 
 
 @command(
