@@ -18,8 +18,9 @@ MAX_BYTES: Final = 4 << 20
 MAX_RECORDS: Final = 10_000
 #: What a record grows by, at most, when its gaps are filled: two hashes, numbers, an id.
 _GAPS_BYTES: Final = 256
-#: So few of at most 1024 bytes take neither half of the places nor half of the bytes.
+#: So few of at most 1024 bytes each take neither half of the places nor half of the bytes.
 _USUAL_RECORDS: Final = 1024
+_USUAL_BYTES: Final = 2 * (1024 + _GAPS_BYTES)
 
 
 class Lost:
@@ -82,6 +83,13 @@ class Backlog:
         """Put a rendered record last in line, whether there is room or not."""
         self._rendered.append(record)
         self._rendered_bytes += len(record[0]) + _GAPS_BYTES
+
+    def put_usual(self, first: Rendered, second: Rendered) -> None:
+        """``put`` of two records of usual length; only if ``keeps_up``."""
+        rendered = self._rendered
+        rendered.append(first)
+        rendered.append(second)
+        self._rendered_bytes += _USUAL_BYTES
 
     def number(self) -> list[bytes]:
         """Give every record that waits its number and its link; their lines.

@@ -19,13 +19,13 @@ from typing import Final
 from taskmaster.audit import generations
 from taskmaster.audit.backlog import Backlog, Lost
 from taskmaster.audit.events import Event
-from taskmaster.audit.rendering import Form, Rendered, Renderer
+from taskmaster.audit.rendering import Form, Moment, Rendered, Renderer, milliseconds
 from taskmaster.audit.tail import last_of_backups, mend, read_tail
 
 #: At most so much in one write(2), and at most so much written without fdatasync.
 _BATCH_BYTES: Final = 1 << 20
 #: How often one looks whether somebody moved the file away, seconds, while nothing comes but what clients ask
-#: again and again without changing anything (``record_again``); else at each flush.
+#: again and again without changing anything (``record_read``); else at each flush.
 _LOOK_S: Final = 0.1
 
 #: Mistakes of this program, never the state of the host: these are raised.
@@ -102,19 +102,27 @@ class AuditLog:
         self._put(event, self._renderer.render(event, fields))
 
     def form(self, event: Event, fields: Mapping[str, object], *, timed: bool) -> Form | None:
-        """For ``record_again``: what records have in common that come again and again.
+        """For ``record_read``: what records have in common that come again and again.
 
         ``fields``: all but ``id`` and ``durationMs``. None where there cannot be one.
         """
         return self._renderer.form(event, fields, timed=timed)
 
-    def record_again(self, form: Form, record_id: bytes, took_ms: float = 0.0) -> None:
-        """``record`` of a command by its form; ``took_ms`` where that is timed."""
-        record = self._renderer.fill(form, record_id, took_ms)
+    def moment(self) -> Moment:
+        """The time now, for ``record_read``."""
+        return self._renderer.moment()
+
+    def record_read(
+        self, requested: Form, completed: Form, record_id: bytes, begun: Moment, took_s: float
+    ) -> None:
+        """``record`` of a command that changes nothing, twice: it was asked at ``begun``, and is answered now."""
+        first = requested.text, (record_id,), begun
+        second = completed.text, (milliseconds(took_s), record_id), self._renderer.moment()
         if self._backlog.keeps_up:
-            self._backlog.put(record)
+            self._backlog.put_usual(first, second)
         else:
-            self._put(Event.COMMAND_COMPLETED, record)
+            self._put(Event.COMMAND_REQUESTED, first)
+            self._put(Event.COMMAND_COMPLETED, second)
 
     def _put(self, event: Event, record: Rendered) -> None:
         share = 2 if event in _COMMANDS else 1

@@ -49,6 +49,7 @@ class Session:
         allowance: Allowance,
         dispatcher: Dispatcher,
     ) -> None:
+        self.number = next(dispatcher.session_numbers)
         self.peer = peer
         self.peer_document = peer.audit()
         self._loop = loop
@@ -80,7 +81,7 @@ class Session:
 
     def _frame(self, frame: bytes) -> None:
         dispatcher = self._dispatcher
-        known = None if self._exchanges else dispatcher.known.get(frame)
+        known = None if self._exchanges else dispatcher.known.get((self.number, frame))
         if known is not None and self._takes_more():
             # What monitors ask all day: the same bytes, nothing before them to wait for.
             reply = dispatcher.read_now(self, known)
@@ -98,7 +99,7 @@ class Session:
         else:
             assert query is not None
             exchange = dispatcher.begin(self, query, query.id, query.command.value)
-            dispatcher.learn(frame, query)
+            dispatcher.learn(self, frame, query)
         exchange.size = len(frame)
         self._waiting_bytes += len(frame)
         self._exchanges.append(exchange)
