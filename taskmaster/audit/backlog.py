@@ -11,7 +11,7 @@ from collections import deque
 from typing import Final
 
 from taskmaster.audit.rendering import Rendered
-from taskmaster.evidence.chain import NOTHING, linked
+from taskmaster.evidence.chain import NOTHING, sha256, with_hash
 
 #: Records that wait for a disk that cannot be written: 4 MiB is about 10 000 usual ones.
 MAX_BYTES: Final = 4 << 20
@@ -61,12 +61,6 @@ class Backlog:
         """Records that are not wholly in the file."""
         return len(self._rendered) + len(self._lines)
 
-    @property
-    def empty(self) -> bool:
-        """Whether no record waits."""
-        return not (self._rendered or self._lines)
-
-    @property
     def keeps_up(self) -> bool:
         """Whether so little waits that there is room for a record of usual length, whoever asks."""
         return len(self._rendered) < _USUAL_RECORDS and not self._lines
@@ -96,38 +90,33 @@ class Backlog:
 
         Only once ``seq`` and ``hash`` are those of the last in the file.
         """
-        lines, self.seq, self.hash = self._numbered()
+        lines, self.seq, self.hash = self.numbered()
         self._rendered.clear()
         self._rendered_bytes = 0
         self._lines += lines
         self._lines_bytes += sum(map(len, lines))
         return lines
 
-    def _numbered(self) -> tuple[list[bytes], int, bytes]:
+    def numbered(self) -> tuple[list[bytes], int, bytes]:
+        """The lines that ``number`` would give, with the last one's number and hash; nothing is changed."""
         seq, prev, lines = self.seq, self.hash, []
         for text, before, after in self._rendered:
             seq += 1
-            line, prev = linked(text % (*before, prev, seq, *after))
-            lines.append(line)
+            body = text % (*before, prev, seq, *after)
+            prev = sha256(body).hexdigest().encode()
+            lines.append(with_hash(body, prev))
         return lines, seq, prev
 
     def is_plain(self) -> bool:
-        """Whether all that waits has no number yet, and no line is half in the file."""
-        return not self._lines and not self.torn
+        """Whether something waits, all that does has no number yet, and no line is half in the file."""
+        return bool(self._rendered) and not self._lines and not self.torn
 
     def plain_bytes(self) -> int:
         """How long all that waits is at most, as lines; only if ``is_plain``."""
         return self._rendered_bytes
 
-    def plain_block(self) -> tuple[list[bytes], int, bytes]:
-        """Lines, last number and last hash of all that waits; it counts once it is ``plain_written``.
-
-        Only if ``is_plain``.
-        """
-        return self._numbered()
-
     def plain_written(self, block: bytes, seq: int, last: bytes) -> None:
-        """All of the last ``plain_block`` is in the file."""
+        """All that waited is in the file: ``block``, as ``numbered`` gave it. Only if it was ``is_plain``."""
         self.seq, self.hash = seq, last
         self._rendered.clear()
         self._rendered_bytes = 0

@@ -19,7 +19,7 @@ from typing import Final
 from taskmaster.audit import generations
 from taskmaster.audit.backlog import Backlog, Lost
 from taskmaster.audit.events import Event
-from taskmaster.audit.rendering import Form, Moment, Rendered, Renderer, milliseconds
+from taskmaster.audit.rendering import Form, Rendered, Renderer, milliseconds
 from taskmaster.audit.tail import last_of_backups, mend, read_tail
 
 #: At most so much in one write(2), and at most so much written without fdatasync.
@@ -108,18 +108,15 @@ class AuditLog:
         """
         return self._renderer.form(event, fields, timed=timed)
 
-    def moment(self) -> Moment:
-        """The time now, for ``record_read``."""
-        return self._renderer.moment()
-
     def record_read(
-        self, requested: Form, completed: Form, record_id: bytes, begun: Moment, took_s: float
+        self, requested: Form, completed: Form, record_id: bytes, took_s: float
     ) -> None:
-        """``record`` of a command that changes nothing, twice: it was asked at ``begun``, and is answered now."""
-        first = requested.text, (record_id,), begun
-        second = completed.text, (milliseconds(took_s), record_id), self._renderer.moment()
-        if self._backlog.keeps_up:
-            self._backlog.put_usual(first, second)
+        """``record`` twice of a command that changes nothing: asked ``took_s`` ago, answered now."""
+        renderer, backlog = self._renderer, self._backlog
+        first = requested.text, (record_id,), renderer.moment(took_s)
+        second = completed.text, (milliseconds(took_s), record_id), renderer.moment()
+        if backlog.keeps_up():
+            backlog.put_usual(first, second)
         else:
             self._put(Event.COMMAND_REQUESTED, first)
             self._put(Event.COMMAND_COMPLETED, second)
@@ -143,7 +140,7 @@ class AuditLog:
         """
         complete, self._incomplete = not self._incomplete, False
         backlog = self._backlog
-        idle = backlog.empty and not (self._lost.count or self.error)
+        idle = not (len(backlog) or self._lost.count or self.error)
         if idle and not (durable and backlog.unsynced_bytes):
             return complete
         if not durable and self._write_plainly():
@@ -172,16 +169,19 @@ class AuditLog:
         False where anything is not common, and nothing has been done then.
         """
         backlog = self._backlog
-        if backlog.empty or self.error is not None or self._fd < 0 or self._lost.count:
+        if not backlog.is_plain() or self.error is not None or self._fd < 0 or self._lost.count:
             return False
-        if not backlog.is_plain() or (self._is_look_due() and not self._is_in_place()):
-            return False
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_S
+            if not self._is_in_place():
+                return False
         size = backlog.plain_bytes()
         if self._rotates_at is not None and self._size + size > self._rotates_at:
             return False
         if backlog.unsynced_bytes + size > _BATCH_BYTES:
             return False
-        lines, seq, last = backlog.plain_block()
+        lines, seq, last = backlog.numbered()
         block = b"".join(lines)
         try:
             written = os.write(self._fd, block)
@@ -197,13 +197,6 @@ class AuditLog:
         backlog.number()  # the same bytes again
         backlog.wrote(written)
         return False
-
-    def _is_look_due(self) -> bool:
-        now = time.monotonic()
-        if now < self._look_at:
-            return False
-        self._look_at = now + _LOOK_S
-        return True
 
     def _try_to_write(self, *, durable: bool) -> bool:
         self._probing = self.error is not None

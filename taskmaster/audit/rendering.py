@@ -93,13 +93,14 @@ class Renderer:
         second, micros = self.moment()
         return f"{second.decode()}.{micros:06d}Z"
 
-    def moment(self) -> Moment:
-        """The time now, as it fills the gaps of a form."""
-        second, micros = divmod(int(self._wall_clock() * 1_000_000), 1_000_000)
+    def moment(self, ago_s: float = 0.0) -> Moment:
+        """The time ``ago_s`` seconds ago, as it fills the gaps of a form."""
+        micros = int((self._wall_clock() - ago_s) * 1_000_000)
+        second = micros // 1_000_000
         if second != self._second:
             self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
             self._second = second
-        return self._second_text, micros
+        return self._second_text, micros - second * 1_000_000
 
     def _stamp(self, _logger: object, _method: str, record: Any) -> Any:
         if "timestamp" not in record:

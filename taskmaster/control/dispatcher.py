@@ -49,6 +49,7 @@ class Asked(msgspec.Struct, frozen=True):
     """A query of a client that only reads and was asked before, with its records but for what differs."""
 
     query: Query
+    reader: Reader
     requested: Form
     completed: Form
 
@@ -115,21 +116,21 @@ class Dispatcher:
         completed = self._audit.form(Event.COMMAND_COMPLETED, outcome, timed=True)
         if requested is None or completed is None:
             return None
-        return Asked(query, requested, completed)
+        return Asked(query, self.readers[query.command], requested, completed)
 
     def read_now(self, session: Session, asked: Asked) -> bytes:
         """Answer a query that only reads, on record before and after; the frame of the reply."""
-        begun, moment = time.monotonic(), self._audit.moment()
+        begun = time.monotonic()
         self._count += 1
         query = asked.query
         try:
-            reply = self.readers[query.command](query)
+            reply = asked.reader(query)
         except TaskmasterError as error:
             reply = replies.fail(str(error), error.code)
         if reply.error is None:
             exchange_id = b"%b-%d" % (self._prefix_bytes, self._count)
             took_s = time.monotonic() - begun
-            self._audit.record_read(asked.requested, asked.completed, exchange_id, moment, took_s)
+            self._audit.record_read(asked.requested, asked.completed, exchange_id, took_s)
         else:
             self._record_failed_read(session, query, reply, time.monotonic() - begun)
         self._advanced[session] = None

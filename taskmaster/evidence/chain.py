@@ -27,7 +27,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _HEX: Final = frozenset(b"0123456789abcdef")
 
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
-_sha256: Final = hashlib.sha256
+sha256: Final = hashlib.sha256
 
 
 def canonical(record: Mapping[str, Any]) -> bytes:
@@ -42,10 +42,15 @@ def canonical(record: Mapping[str, Any]) -> bytes:
     return _encode(record)
 
 
+def with_hash(body: bytes, digest: bytes) -> bytes:
+    """The line of a canonical record that has its ``prev``; ``digest``: its SHA-256, as hex."""
+    return b'%b,"hash":"%b"}\n' % (body[:-1], digest)
+
+
 def linked(body: bytes) -> tuple[bytes, bytes]:
     """The line of a canonical record that has its ``prev``, and its hash (as hex)."""
-    digest = _sha256(body).hexdigest().encode()
-    return b'%b,"hash":"%b"}\n' % (body[:-1], digest), digest
+    digest = sha256(body).hexdigest().encode()
+    return with_hash(body, digest), digest
 
 
 class Link(NamedTuple):
@@ -76,7 +81,7 @@ def link_of(line: bytes) -> Link | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     stated = hash_of(line)
-    intact = stated != "" and _sha256(line[:-SUFFIX_BYTES] + b"}").hexdigest() == stated
+    intact = stated != "" and sha256(line[:-SUFFIX_BYTES] + b"}").hexdigest() == stated
     return Link(keys.seq, keys.prev, stated, keys.timestamp, keys.event, intact)
 
 
