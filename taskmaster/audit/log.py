@@ -16,11 +16,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from taskmaster.audit import generations
 from taskmaster.audit.backlog import Backlog, Lost
 from taskmaster.audit.events import Event
 from taskmaster.audit.rendering import Form, Rendered, Renderer, milliseconds
+from taskmaster.audit.sealing import SealFile
+from taskmaster.audit.sink import Sink
 from taskmaster.audit.tail import last_of_backups, mend, read_tail
+from taskmaster.errors import FileError
+from taskmaster.evidence.sealstate import Seal
 
 #: At most so much in one write(2), and at most so much written without fdatasync.
 _BATCH_BYTES: Final = 1 << 20
@@ -38,9 +44,11 @@ class AuditLog:
 
     ``max_bytes``: a file is rotated before it grows over this. ``backups``: so many older files are
     kept. With 0 for either, the file is never rotated. ``wall_clock``: seconds since 1970, UTC.
+    ``seal``: where the sealing key is, if there is one. ``sink``: gets every record, too.
 
-    Raises FileError where what is at ``path`` can never be a log, Held where another process writes
-    it. A disk that is full or read-only raises nothing: ``error`` tells, and ``flush`` tries again.
+    Raises FileError where what is at ``path`` can never be a log, or what is at ``seal`` no sealing key; Held
+    where another process writes the log. A disk that is full or read-only raises nothing: ``error`` tells,
+    and ``flush`` tries again.
     """
 
     def __init__(
@@ -50,8 +58,15 @@ class AuditLog:
         max_bytes: int,
         backups: int,
         wall_clock: Callable[[], float] = time.time,
+        seal: Path | None = None,
+        sink: Sink | None = None,
     ) -> None:
         self.path = path
+        #: Where the sealing key is, and whether there was one when last looked for.
+        self.seal_path = seal
+        self.is_sealing = False
+        self._unwritten_seal: Seal | None = None
+        self._sink = sink
         #: Why the last attempt to write failed; None when it worked.
         self.error: OSError | None = None
         self._rotates_at = max_bytes if max_bytes > 0 and backups > 0 else None
@@ -69,6 +84,8 @@ class AuditLog:
         self._probing = False
         self._may_rotate = True
         self._rotation_failing = False
+        if self.look_for_seal() and seal is not None:
+            self._unwritten_seal = _last_seal(seal)
         try:
             self._open()
         except OSError as error:
@@ -83,6 +100,11 @@ class AuditLog:
     def writable(self) -> bool:
         """Whether the last attempt to write worked."""
         return self.error is None
+
+    @property
+    def seq(self) -> int:
+        """Number of the last record that has one."""
+        return self._backlog.seq
 
     @property
     def head(self) -> tuple[int, str]:
@@ -147,9 +169,33 @@ class AuditLog:
             return complete
         return self._try_to_write(durable=durable) and complete
 
+    def look_for_seal(self) -> bool:
+        """Look whether there is a sealing key now."""
+        self.is_sealing = self.seal_path is not None and os.path.lexists(self.seal_path)
+        return self.is_sealing
+
+    def seal(self) -> bool:
+        """Seal all that is recorded and evolve the key. False where the log cannot be written.
+
+        Raises FileError, OSError where the sealing key cannot be used; nothing is sealed then.
+        """
+        assert self.seal_path is not None
+        if not self.flush(durable=True) or len(self._backlog):
+            return False
+        # First the key, then the record: who dies in between finds the seal with the key (sealstate.py).
+        seal = SealFile(self.seal_path).seal(*self.head)
+        self._put_own(Event.AUDIT_SEALED, **msgspec.structs.asdict(seal))
+        self.flush(durable=True)
+        return True
+
     def close(self) -> None:
         """Flush durably and give up the file and its lock; a later flush opens it again."""
+        sink = self._sink
+        if sink is not None and sink.lost:
+            self._put_own(Event.AUDIT_SINK_LOST, **sink.take_lost())
         self.flush(durable=True)
+        if sink is not None:
+            sink.close()
         if self._fd >= 0:
             self._let_go()
 
@@ -193,10 +239,18 @@ class AuditLog:
         self._size += written
         if written == len(block):
             backlog.plain_written(block, seq, last)
-            return True
-        backlog.number()  # the same bytes again
-        backlog.wrote(written)
-        return False
+        else:
+            backlog.number()  # the same bytes again
+            backlog.wrote(written)
+        if self._sink is not None:
+            self._tell_sink(self._sink, lines)
+        return written == len(block) and not len(backlog)
+
+    def _tell_sink(self, sink: Sink, lines: list[bytes]) -> None:
+        """Offer it what has its number now; where it takes records again, put in line what it has missed."""
+        for line in lines:
+            if sink.send(line[:-1]) and sink.lost:
+                self._put_own(Event.AUDIT_SINK_LOST, **sink.take_lost())
 
     def _try_to_write(self, *, durable: bool) -> bool:
         self._probing = self.error is not None
@@ -218,7 +272,9 @@ class AuditLog:
 
     def _write_all(self) -> None:
         while True:
-            self._backlog.number()
+            lines = self._backlog.number()
+            if self._sink is not None:
+                self._tell_sink(self._sink, lines)
             while self._backlog.next_bytes():
                 self._write_some()
             if self._lost.count:
@@ -374,6 +430,9 @@ class AuditLog:
         mended = mend(fd, size, tail)
         if last is not None and last.seq > self._backlog.seq:
             self._backlog.seq, self._backlog.hash = last
+        seal, self._unwritten_seal = self._unwritten_seal, None
+        if seal is not None and last is not None and last.seq <= seal.sealedSeq:
+            self._put_own(Event.AUDIT_SEALED, **msgspec.structs.asdict(seal))
         if mended.torn_bytes or tail.skipped_bytes or is_restarted:
             self._put_own(
                 Event.AUDIT_REPAIRED,
@@ -384,3 +443,11 @@ class AuditLog:
                 skippedBytes=tail.skipped_bytes,
                 resumedAfter=self._backlog.seq,
             )
+
+
+def _last_seal(path: Path) -> Seal | None:
+    try:
+        return SealFile(path).last()
+    except OSError as error:
+        found = f"that it cannot be used ({error.strerror})"
+        raise FileError(str(path), "", found, "a sealing key, or no file") from error
