@@ -190,11 +190,14 @@ class AuditLog:
 
     def close(self) -> None:
         """Flush durably and give up the file and its lock; a later flush opens it again."""
-        sink = self._sink
-        if sink is not None and sink.lost:
-            self._put_own(Event.AUDIT_SINK_LOST, **sink.take_lost())
         self.flush(durable=True)
+        sink = self._sink
         if sink is not None:
+            if not sink.drain():
+                sink.give_up(OSError(errno.EAGAIN, ""))
+            if sink.lost:
+                self._put_own(Event.AUDIT_SINK_LOST, **sink.take_lost())
+                self.flush(durable=True)
             sink.close()
         if self._fd >= 0:
             self._let_go()
@@ -245,6 +248,13 @@ class AuditLog:
         if self._sink is not None:
             self._tell_sink(self._sink, lines)
         return written == len(block) and not len(backlog)
+
+    def sink_takes_again(self) -> None:
+        """The sink has taken all that waited: put on record what it has missed."""
+        sink = self._sink
+        if sink is not None and sink.lost:
+            self._put_own(Event.AUDIT_SINK_LOST, **sink.take_lost())
+            self.flush(durable=False)
 
     def _tell_sink(self, sink: Sink, lines: list[bytes]) -> None:
         """Offer it what has its number now; where it takes records again, put in line what it has missed."""

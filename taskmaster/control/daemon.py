@@ -70,12 +70,13 @@ class Daemon:
         )
         self._say = Say(config.verbosity)
         _make_log_folder(config)
+        sink = None if config.audit_sink is None else self._sink(config.audit_sink)
         self._audit = AuditLog(
             config.audit_file,
             max_bytes=config.audit_max_bytes,
             backups=config.audit_backups,
             seal=config.audit_seal_file,
-            sink=None if config.audit_sink is None else self._sink(config.audit_sink),
+            sink=sink,
         )
         store = JobStore(config.config_directory, os.geteuid())
         self._loop = EventLoop()
@@ -86,6 +87,7 @@ class Daemon:
             seal_s=config.audit_seal_s,
             anchor_s=config.audit_anchor_s,
             heads=self._sink(config.audit_sink or "syslog"),
+            sink=sink,
         )
         syscalls.become_subreaper()
         self._supervisor = Supervisor(

@@ -1,4 +1,7 @@
-"""When the audit log is sealed, and when its head goes to syslog: after something was recorded, never at rest."""
+"""When the audit log is sealed, and when its head goes to syslog: after something was recorded, never at rest.
+
+And it watches the second place for records while that is behind.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable
 from taskmaster.audit import AuditLog, Event, Sink
 from taskmaster.control.say import Say
 from taskmaster.errors import FileError
-from taskmaster.eventloop import EventLoop, Timer
+from taskmaster.eventloop import EventLoop, Timer, Watch
 
 
 class _Rhythm:
@@ -22,7 +25,8 @@ class _Rhythm:
 
 
 class Proofs:
-    """``seal_s``, ``anchor_s``: see the daemon's configuration; 0 seconds is never. ``heads``: where heads go."""
+    """``seal_s``, ``anchor_s``: see the daemon's configuration; 0 seconds is never. ``heads``: where heads
+    go; ``sink``: where the records go, too."""
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class Proofs:
         seal_s: float,
         anchor_s: float,
         heads: Sink,
+        sink: Sink | None,
     ) -> None:
         self._loop = loop
         self._audit = audit
@@ -41,6 +46,10 @@ class Proofs:
         self._seals = _Rhythm(seal_s, self._seal)
         self._anchors = _Rhythm(anchor_s, self._anchor)
         self._rhythms = [rhythm for rhythm in (self._seals, self._anchors) if rhythm.every_s > 0]
+        self._sink = sink
+        self._watch: Watch | None = None
+        if sink is not None:
+            sink.on_close = self._unwatch
         self._seen = -1
         self._said = ""
         self._failed = False
@@ -58,6 +67,9 @@ class Proofs:
 
     def turn_over(self) -> None:
         """Call at the end of each turn of the loop."""
+        sink = self._sink
+        if sink is not None and sink.waits and self._watch is None:
+            self._watch = self._loop.watch(sink.fileno(), None, self._drain)
         seq = self._audit.seq
         if seq != self._seen:
             self._seen = seq
@@ -75,6 +87,19 @@ class Proofs:
             if rhythm.done_for != self._audit.seq:
                 rhythm.action()
         self._heads.close()
+
+    def _drain(self) -> None:
+        """The second place for records has room."""
+        assert self._sink is not None
+        if self._sink.drain():
+            self._audit.sink_takes_again()
+        if not self._sink.waits:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._loop.unwatch(self._watch)
+            self._watch = None
 
     def _due(self, rhythm: _Rhythm) -> None:
         rhythm.timer = None

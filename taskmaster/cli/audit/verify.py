@@ -207,9 +207,12 @@ def _of_seals(seen: Verification, keys: Keys | None) -> list[str]:
         ]
     if sealed is None:
         return []
-    after = last.link.seq - sealed.seq
-    return [
+    after = last.link.seq - sealed.seq - 1  # the seal itself is one more
+    said = (
         f"sealed up to record {sealed.seq}, of {sealed.timestamp} (epochs {seen.first_epoch} to "
-        f"{sealed.epoch}); {after} record{'s' if after != 1 else ''} after it "
-        f"{'are' if after != 1 else 'is'} chained but not sealed yet"
-    ]
+        f"{sealed.epoch})"
+    )
+    if after > 0:
+        records = "record after the seal is" if after == 1 else "records after the seal are"
+        said += f"; {after} {records} chained but not sealed yet"
+    return [said]
