@@ -55,8 +55,9 @@ class Proofs:
         self._failed = False
 
     def begin(self) -> None:
-        """The log is open and the daemon serves: its head goes out."""
+        """The log is open and the daemon serves: what the one before left is sealed, and the head goes out."""
         self._audit.look_for_seal()
+        self._seal()
         if self._anchors.every_s > 0:
             self._anchor()
 
