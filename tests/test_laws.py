@@ -14,9 +14,11 @@ ROOT = Path(__file__).parents[1]
 #: Modules that compute and touch nothing: no clock, no file, no process, no environment.
 PURE = frozenset(
     {"__future__", "base64", "binascii", "collections", "dataclasses", "enum", "functools"}
-    | {"itertools", "json", "math", "re", "string", "struct", "typing"}
+    | {"hashlib", "hmac", "itertools", "json", "math", "re", "string", "struct", "typing"}
     | {"msgspec", "taskmaster.errors"}
 )
+#: The file of the command line that finds the daemon's log and seal.
+DAEMON_FILES = "taskmaster/cli/audit/where.py"
 STARTS_PROCESSES = (
     *("os.fork", "os.forkpty", "pty.fork", "os.posix_spawn", "os.posix_spawnp"),
     *("os.system", "os.popen", "os.spawnl", "os.spawnv", "os.spawnve", "os.spawnvp"),
@@ -128,6 +130,11 @@ LAWS = {
         below("taskmaster/wire/"),
         imports_beyond(PURE | {"taskmaster.core", "taskmaster.wire"}),
     ),
+    "evidence": Law(
+        "evidence is pure: canonical records, hashes, seals; it knows nothing else of the house",
+        below("taskmaster/evidence/"),
+        imports_beyond(PURE | {"taskmaster.evidence"}),
+    ),
     "watchdog": Law(
         "a watchdog knows nothing of clients, configuration files and the audit log",
         below("taskmaster/watchdog/"),
@@ -151,14 +158,21 @@ LAWS = {
         ),
     ),
     "cli": Law(
-        "the command line imports errors, wire and job names, and nothing of the daemon",
-        below("taskmaster/cli/"),
+        "the command line imports errors, wire, evidence and job names, and nothing of the daemon",
+        lambda path: path.startswith("taskmaster/cli/") and path != DAEMON_FILES,
         imports_beyond(
             frozenset(
-                {"taskmaster.cli", "taskmaster.errors", "taskmaster.wire"}
+                {"taskmaster.cli", "taskmaster.errors", "taskmaster.wire", "taskmaster.evidence"}
                 | {"taskmaster.core.names", "taskmaster.__version__"}
             ),
             of="taskmaster",
+        ),
+    ),
+    "files of the daemon": Law(
+        "one file of it reads the daemon's configuration, to find the daemon's files as the daemon does",
+        lambda path: path == DAEMON_FILES,
+        imports_beyond(
+            frozenset({"taskmaster.config.daemon", "taskmaster.errors"}), of="taskmaster"
         ),
     ),
     "shared": Law(
@@ -170,9 +184,12 @@ LAWS = {
         ),
     ),
     "audit": Law(
-        "the audit log depends on nothing of the house but errors",
+        "the audit log depends on nothing of the house but evidence and errors",
         below("taskmaster/audit/"),
-        imports_beyond(frozenset({"taskmaster.audit", "taskmaster.errors"}), of="taskmaster"),
+        imports_beyond(
+            frozenset({"taskmaster.audit", "taskmaster.evidence", "taskmaster.errors"}),
+            of="taskmaster",
+        ),
     ),
     "config": Law(
         "configuration knows jobs, not processes, clients or the loop",
@@ -183,9 +200,9 @@ LAWS = {
         ),
     ),
     "selectors": Law(
-        "eventloop.py is the one user of selectors",
+        "eventloop.py is the one that waits for descriptors",
         but("taskmaster/eventloop.py"),
-        imports_of("selectors", "asyncio"),
+        uses_of("selectors", "select.epoll", "asyncio"),
     ),
     "ctypes": Law(
         "syscalls.py is the one user of ctypes",
@@ -263,7 +280,7 @@ def test_law(name: str) -> None:
 def test_the_house_is_found() -> None:
     """The sources that the laws are for are there: an empty walk would keep every law."""
     paths = {source.path for source in sources()}
-    for folder in ("core", "wire", "watchdog", "control", "config", "audit", "cli"):
+    for folder in (*("core", "wire", "evidence", "watchdog", "control", "config", "audit", "cli"),):
         assert f"taskmaster/{folder}/__init__.py" in paths
 
 
@@ -273,6 +290,8 @@ BREACHES = [
     ("core", "taskmaster/core/x.py", "from taskmaster import procfs"),
     ("core", "taskmaster/core/x.py", "from ..wire import frames"),
     ("wire", "taskmaster/wire/x.py", "import socket"),
+    ("evidence", "taskmaster/evidence/x.py", "import os"),
+    ("evidence", "taskmaster/evidence/x.py", "from taskmaster.audit import events"),
     ("watchdog", "taskmaster/watchdog/x.py", "from taskmaster import config"),
     ("watchdog", "taskmaster/watchdog/__init__.py", "from ..control import main"),
     ("watchdog", "taskmaster/watchdog/x.py", "import structlog.processors"),
@@ -281,10 +300,13 @@ BREACHES = [
     ("control", "taskmaster/control/x.py", "import taskmaster.cli"),
     ("cli", "taskmaster/cli/x.py", "def f():\n    import taskmaster.control.main"),
     ("cli", "taskmaster/cli/x.py", "from taskmaster.core.spec import JobSpec"),
+    ("cli", "taskmaster/cli/audit/verify.py", "from taskmaster.config.daemon import load"),
+    ("files of the daemon", DAEMON_FILES, "from taskmaster.audit import read_records"),
     ("shared", "taskmaster/stream.py", "from taskmaster.control import session"),
     ("audit", "taskmaster/audit/x.py", "from taskmaster.core import states"),
     ("config", "taskmaster/config/x.py", "from taskmaster.eventloop import EventLoop"),
     ("selectors", "taskmaster/stream.py", "from selectors import DefaultSelector"),
+    ("selectors", "taskmaster/stream.py", "import select\nselect.epoll()"),
     ("ctypes", "taskmaster/watchdog/x.py", "import ctypes.util as u"),
     ("structlog", "taskmaster/control/x.py", "import structlog as log"),
     ("click", "taskmaster/control/x.py", "import click"),

@@ -99,10 +99,16 @@ class Event(str, enum.Enum):
     AUDIT_LOST = "audit.lost"
     #: The file is over its size and could not be renamed; it grows on.
     AUDIT_ROTATE_FAILED = "audit.rotate_failed"
+    #: All before it was sealed, and the sealing key evolved.
+    AUDIT_SEALED = "audit.sealed"
+    #: The log could not be sealed; tried again with the next epoch's end.
+    AUDIT_SEAL_FAILED = "audit.seal_failed"
+    #: Records did not reach the second sink; it takes them again.
+    AUDIT_SINK_LOST = "audit.sink_lost"
 
 
-#: Of every record, in this order, before its own.
-COMMON_KEYS: Final = ("seq", "timestamp", "event")
+#: Of every record, beside its own. Keys are sorted, ``hash`` is last.
+COMMON_KEYS: Final = ("seq", "timestamp", "event", "prev", "hash")
 
 _COMMAND: Final = ("id", "command", "job", "peer", "sha256", "size")
 _PROCESS: Final = ("job", "number", "pid")
@@ -149,4 +155,7 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.AUDIT_REOPENED: ("file", "previousInode"),
     Event.AUDIT_LOST: ("count", "commands", "since", "until"),
     Event.AUDIT_ROTATE_FAILED: ("file", "size", "error"),
+    Event.AUDIT_SEALED: ("epoch", "key", "mac", "sealedSeq", "sealedHash"),
+    Event.AUDIT_SEAL_FAILED: ("file", "error"),
+    Event.AUDIT_SINK_LOST: ("sink", "count", "since", "until", "error"),
 }

@@ -15,6 +15,7 @@ import click
 
 from taskmaster import __version__
 from taskmaster.cli import address, commands, files, options, outcomes, screen
+from taskmaster.cli.audit.group import audit
 from taskmaster.cli.client import Client
 from taskmaster.cli.main import EXIT_INTERRUPTED
 from taskmaster.cli.options import Function
@@ -275,6 +276,9 @@ def doctor(settings: options.Settings, client: Client, state: str | None) -> int
             "doctor looks at files of this machine: name them with -c SOCKETPATH or --state DIR."
         )
     return examination.show(examination.examine(where), where, settings.as_json)
+
+
+cli.add_command(audit)
 
 
 def run(arguments: Sequence[str], settings: options.Settings | None = None) -> int:

@@ -17,6 +17,8 @@ from taskmaster.wire.link import ProcessStatus
 from taskmaster.wire.replies import Reply
 
 _encode: Final = msgspec.json.Encoder().encode
+#: How long a reply may serve, seconds.
+_SERVES_S: Final = 0.1
 #: Job states whose cause is worth telling beside the state itself.
 _TELLING: Final = (State.FATAL, State.BACKOFF, State.STOPPING, State.STARTING, State.EXITED)
 
@@ -27,6 +29,16 @@ def timestamp(at_s: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{micros:06d}Z"
 
 
+class _Made(msgspec.Struct):
+    """A reply, and what of the job it was made from; it serves until ``until``, on the monotonic clock."""
+
+    version: int
+    linked: bool
+    stale: bool
+    until: float
+    reply: Reply
+
+
 class Board:
     """The status replies of all jobs, each made anew only when something in it is another.
 
@@ -35,7 +47,7 @@ class Board:
     """
 
     def __init__(self) -> None:
-        self._replies: dict[str, tuple[tuple[int, int, bool, bool], Reply]] = {}
+        self._replies: dict[str, _Made] = {}
         #: What was looked at in this turn of the loop: whether the file of a job is another.
         self._stale: dict[str, tuple[int, bool]] = {}
 
@@ -47,18 +59,24 @@ class Board:
     def reply(self, job: Job, path: str) -> Reply:
         """The reply to a status query. ``path``: where the job's file is."""
         now = time.monotonic()
-        linked = job.watchdog is not None and job.watchdog.link is not None
+        version, watchdog = job.version, job.watchdog
+        linked = watchdog is not None and watchdog.link is not None
         seen = self._stale.get(job.name)
-        if seen is None or seen[0] != job.version:
+        if seen is None or seen[0] != version:
             # Half of what a reply costs; one look serves all that were asked in one go.
-            self._stale[job.name] = seen = (job.version, is_stale(job, path))
+            self._stale[job.name] = seen = (version, is_stale(job, path))
         stale = seen[1]
-        key = (job.version, int(now * 10), linked, stale)
         kept = self._replies.get(job.name)
-        if kept is not None and kept[0] == key:
-            return kept[1]
+        if (
+            kept is not None
+            and kept.version == version
+            and kept.linked is linked
+            and kept.stale is stale
+            and now < kept.until
+        ):
+            return kept.reply
         reply = replies.status(job.name, document(job, stale, now))
-        self._replies[job.name] = (key, reply)
+        self._replies[job.name] = _Made(version, linked, stale, now + _SERVES_S, reply)
         return reply
 
     def forget(self, known: Container[str]) -> None:
