@@ -31,6 +31,7 @@ from taskmaster.core.spec import JobSpec
 from taskmaster.eventloop import EventLoop, Timer
 from taskmaster.watchdog import process, record
 from taskmaster.watchdog.captures import Captures
+from taskmaster.watchdog.confinement import Limits
 from taskmaster.watchdog.endings import Endings
 from taskmaster.watchdog.family import Family
 from taskmaster.watchdog.notices import Notices
@@ -56,7 +57,7 @@ class Runner:
         directory: int,
         spec: JobSpec,
         sha256: str,
-        limits: process.Limits,
+        limits: Limits,
         null: int,
         logs: str,
     ) -> None:

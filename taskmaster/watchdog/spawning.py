@@ -16,6 +16,7 @@ from taskmaster.core.events import Spawned, SpawnFailed, Start, Stop
 from taskmaster.core.lifecycle import Phase
 from taskmaster.core.states import Desired
 from taskmaster.watchdog import process
+from taskmaster.watchdog.confinement import Limits
 from taskmaster.watchdog.place import Place
 from taskmaster.watchdog.process import Failure
 from taskmaster.watchdog.signalling import SHORT
@@ -31,7 +32,7 @@ class Spawning:
     """Starts the processes of one runner. ``limits``: rlimits for them. ``failed`` is told of each start that
     failed, in words, ``succeeded`` of the others."""
 
-    def __init__(self, runner: Runner, limits: process.Limits) -> None:
+    def __init__(self, runner: Runner, limits: Limits) -> None:
         self._runner = runner
         self._limits = limits
         self.failed: Callable[[Place, str], None] = lambda place, words: None

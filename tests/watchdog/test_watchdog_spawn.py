@@ -27,7 +27,7 @@ from watchdog_children import (
 )
 
 from taskmaster import fifos, procfs
-from taskmaster.watchdog import process
+from taskmaster.watchdog import environment, process
 
 #: Stops itself once it runs: from then on it can be looked at from outside at leisure.
 STOPPED = ("/bin/sh", "-c", "kill -STOP $$")
@@ -430,7 +430,7 @@ def test_its_environment(directory: int, monkeypatch: pytest.MonkeyPatch, inheri
     if inherit:
         assert found == dict(os.environ) | own
     else:
-        login = {"PATH": process.CLEAN_PATH, "LANG": "xx_YY.UTF-8", "HOME": user.pw_dir}
+        login = {"PATH": environment.CLEAN_PATH, "LANG": "xx_YY.UTF-8", "HOME": user.pw_dir}
         login |= {"USER": user.pw_name, "LOGNAME": user.pw_name}
         assert found == login | own
 
