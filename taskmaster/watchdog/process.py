@@ -79,7 +79,8 @@ class Child(msgspec.Struct):
 
 class Plan(msgspec.Struct):
     """What a child is to become. ``stdout`` and ``stderr`` are open descriptors or names of pipes in
-    ``directory``, the job's state directory; ``limits`` the rlimits that the daemon itself was started with."""
+    ``directory``, the job's state directory; ``limits`` the rlimits that the daemon itself was started with;
+    ``entrance`` what it writes 0 to, to be in its cgroup."""
 
     spec: JobSpec
     number: int
@@ -88,6 +89,7 @@ class Plan(msgspec.Struct):
     stdout: int | str
     stderr: int | str
     limits: Limits
+    entrance: str | None = None
 
 
 class Failure(msgspec.Struct):
@@ -162,6 +164,8 @@ def _become(plan: Plan, go: int, report: int) -> NoReturn:
         os.umask(spec.umask)
         variables = environment.made(spec, plan.number, plan.instance, who, step)
         argv = [expand(word, plan.number) for word in spec.argv]
+        if plan.entrance is not None:
+            confinement.enter(plan.entrance, step)
         confinement.confine(spec, plan.limits, step)
         privileges.take(spec, who, step)
         step.name = f"directory {spec.dir}"

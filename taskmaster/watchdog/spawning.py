@@ -83,6 +83,13 @@ class Spawning:
             text = f"output {error.filename}: {words}"
             self._not_started(place, Failure(text, error.errno or 0))
             return False
+        try:
+            entrance = self._runner.memory.prepare(place)
+        except OSError as error:
+            ends.close()
+            text = f"memoryMax: cgroup {error.filename}: {os.strerror(error.errno or 0)}"
+            self._not_started(place, Failure(text, error.errno or 0))
+            return False
         stdout, stderr = ends.ends
         plan = process.Plan(
             self._runner.spec,
@@ -92,6 +99,7 @@ class Spawning:
             stdout,
             stderr,
             self._limits,
+            entrance,
         )
         try:
             child = process.fork(plan)
@@ -103,7 +111,7 @@ class Spawning:
             ends.close()
         place.child = child
         place.pid, place.start, place.session = child.pid, child.start, child.pid
-        place.own_child = True
+        place.own_child, place.killing, place.over = True, False, False
         place.report = self._runner.loop.watch(child.report, lambda: self._read_report(place))
         try:
             self._runner.endings.hold(place)
