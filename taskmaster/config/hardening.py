@@ -27,17 +27,17 @@ _CPUS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name[:64], list(known), n=1, cutoff=0.0)
+    # First what it is the beginning of: by letters alone NET_ADMIN is nearer to NET_BIND than what was meant.
+    longer = [one for one in known if name and one.startswith(name)]
+    near = longer or difflib.get_close_matches(name[:64], list(known), n=1, cutoff=0.0)
     return f'the nearest is "{near[0]}"'
 
 
-def _named(value: object, known: dict[str, Any], what: str) -> Any:
-    """What ``known`` has under this name; else Refused, with the nearest there is."""
-    if not isinstance(value, str):
-        raise Refused(f"{noun(value)} as the name of {what}", f"names of {what}, as strings")
-    found = known.get(value)
+def _named(value: object, folded: str, known: dict[str, int], what: str) -> int:
+    """What ``known`` has under ``folded``, the name as it is compared; else Refused, with the nearest there is."""
+    found = known.get(folded)
     if found is None:
-        raise Refused(f"{shown(value)}, no {what}", f"{what} by name; {_nearest(value, known)}")
+        raise Refused(f"{shown(value)}, no {what}", f"{what} by name; {_nearest(folded, known)}")
     return found
 
 
@@ -136,16 +136,19 @@ def io_priority() -> Kind:
     )
 
     def parse(value: object) -> tuple[int, int]:
+        level: object
         if isinstance(value, dict):
             _only(value, ("class", "level"), "ionice")
             name, level = value.get("class"), value.get("level")
+            if not isinstance(name, str):
+                raise Refused(f'{noun(name)} as "class"', '"class" and "level"')
         elif isinstance(value, str):
             name, colon, digits = value.partition(":")
             # Not int(): it takes "+1", "1_0" and digits of other scripts.
             level = {str(n): n for n in range(8)}.get(digits, digits) if colon else None
         else:
             raise Refused(shown(value))
-        number = _named(name, _IO_CLASSES, "I/O class")
+        number = _named(name, name, _IO_CLASSES, "I/O class")
         if level is None and name == "realtime":
             raise Refused('"realtime" without a level', 'a level with it, "realtime:4"')
         if name == "idle":
@@ -231,10 +234,12 @@ def capabilities() -> Kind:
     def names(value: object, where: str) -> tuple[int, ...]:
         if not isinstance(value, list):
             raise Refused(f"{noun(value)}{where}", "a list of capabilities")
-        return tuple(sorted({_named(folded(one), known, "capability") for one in value}))
+        return tuple(sorted({one(each) for each in value}))
 
-    def folded(one: object) -> object:
-        return one.upper().removeprefix("CAP_") if isinstance(one, str) else one
+    def one(value: object) -> int:
+        if not isinstance(value, str):
+            raise Refused(f"{noun(value)} as a capability", "names of capabilities, as strings")
+        return _named(value, value.upper().removeprefix("CAP_"), known, "capability")
 
     def parse(value: object) -> Capabilities:
         if not isinstance(value, dict):
@@ -247,9 +252,9 @@ def capabilities() -> Kind:
             () if ambient is None else names(ambient, ' for "ambient"'),
         )
         if found.bounding is not None and not set(found.ambient) <= set(found.bounding):
-            one = min(set(found.ambient) - set(found.bounding))
+            beyond = min(set(found.ambient) - set(found.bounding))
             raise Refused(
-                f"{kernelnames.capability(one)} in ambient and not in bounding",
+                f"{kernelnames.capability(beyond)} in ambient and not in bounding",
                 "ambient capabilities that are in bounding too",
             )
         return found

@@ -102,7 +102,7 @@ IDENTITY: Final = (
         "limits",
         "nice",
     ),
-    *("ionice", "oom_score_adj", "cpu_affinity", "no_new_privs", "capabilities", "memory_max"),
+    *("ionice", "oom_score_adj", "cpu_affinity", "no_new_privs", "capabilities"),
 )
 
 

@@ -99,8 +99,12 @@ class Group:
             os.mkdir(self.folder, 0o755)
         except FileExistsError:
             pass  # of the process before, or of a dead watchdog
-        _write(f"{self.folder}/memory.max", str(max_bytes))
+        self.limit(max_bytes)
         _write(f"{self.folder}/memory.oom.group", "1")
+
+    def limit(self, max_bytes: int | None) -> None:
+        """Another limit for what is in it already; None: no more."""
+        _write(f"{self.folder}/memory.max", "max" if max_bytes is None else str(max_bytes))
 
     @property
     def entrance(self) -> str:

@@ -40,6 +40,8 @@ class Memory:
         self._kills: dict[int, int] = {}
         self._base: str | None = None
         self._asked = False
+        #: The limit that the places' groups and what is told of them go by.
+        self._limit = runner.spec.memory_max
 
     # cgroups ------------------------------------------------------------------------------------
 
@@ -105,6 +107,8 @@ class Memory:
 
     def settle(self) -> None:
         """See that one looks, if there is something to look at. Called at the end of each commit."""
+        if self._limit != self._runner.spec.memory_max:
+            self._change()
         wanted = self._runner.spec.memory_max is not None and any(
             _has_some(place) for place in self._runner.places.values()
         )
@@ -114,6 +118,19 @@ class Memory:
         elif self._timer is not None and not (wanted or idle):
             self._timer.cancel()
             self._timer = None
+
+    def _change(self) -> None:
+        """The definition has another limit: what runs goes on under it."""
+        self._limit = limit = self._runner.spec.memory_max
+        for group in self._groups.values():
+            try:
+                group.limit(limit)
+            except OSError:
+                pass  # the group is gone, and so is what was in it
+        for place in self._runner.places.values():
+            if place.number not in self._groups:
+                place.memory_by = None if limit is None else WATCHING
+            place.changed = True
 
     def _is_alive(self, number: int) -> bool:
         place = self._runner.places.get(number)

@@ -54,7 +54,7 @@ CHANGES = {
     "no_new_privs": (False, True),
     "capabilities": (Capabilities((10,), (10,)), True),
     "groups": (("audio", 7), True),
-    "memory_max": (2**29, True),
+    "memory_max": (2**29, False),
 }
 
 
