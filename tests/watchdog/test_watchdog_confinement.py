@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from watchdog_children import (
     become_nobody,
     capable,
+    changes_users,
     ended,
     executed,
     forked,
     isolated,
     killed,
+    looks_into_users,
     plan,
     reported,
     root_only,
@@ -36,12 +38,9 @@ from taskmaster.watchdog.steps import StepFailed
 
 TRUE = "/bin/true"
 STOPPED = ("/bin/sh", "-c", "kill -STOP $$")
-CHOWN, SETGID, SETUID, SETPCAP, BIND, NICE, RESOURCE = 0, 6, 7, 8, 10, 23, 24
+CHOWN, SETGID, SETUID, SETPCAP, BIND, RESOURCE = 0, 6, 7, 8, 10, 24
 NOBODY = pwd.getpwnam("nobody")
 
-changes_users = pytest.mark.skipif(
-    not capable(SETUID, SETGID), reason="needs CAP_SETUID, CAP_SETGID"
-)
 drops = pytest.mark.skipif(
     not capable(SETUID, SETGID, SETPCAP, BIND, CHOWN),
     reason="needs CAP_SETPCAP and some to drop and keep",
@@ -478,7 +477,7 @@ def test_files_that_are_not_trusted(directory: int, tmp_path: Path, name: str) -
     assert text == f"envFile {path}: {words.format(folder=folder)}"
 
 
-@changes_users
+@pytest.mark.skipif(not capable(CHOWN), reason="needs CAP_CHOWN")
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_files_of_others(directory: int, tmp_path: Path, what: str) -> None:
     """A file or folder of another user is not believed, whatever its mode; that of root is, by everybody."""
@@ -494,7 +493,7 @@ def test_files_of_others(directory: int, tmp_path: Path, what: str) -> None:
     )
 
 
-@changes_users
+@looks_into_users
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o700])
 def test_read_before_the_change_of_user(directory: int, tmp_path: Path, mode: int) -> None:
     """The job's user has no right to the file and needs none; it stands over env, and under what is ours."""

@@ -30,7 +30,16 @@ def capable(*numbers: int) -> bool:
     return all(mask >> number & 1 for number in numbers)
 
 
+CHOWN, SETGID, SETUID, PTRACE = 0, 6, 7, 19
+
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+changes_users = pytest.mark.skipif(
+    not capable(SETUID, SETGID), reason="needs CAP_SETUID and CAP_SETGID"
+)
+#: And the pipes of its output are to be given away, the environment of another user's process to be read.
+looks_into_users = pytest.mark.skipif(
+    not capable(SETUID, SETGID, CHOWN, PTRACE), reason="needs CAP_CHOWN and CAP_SYS_PTRACE too"
+)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
