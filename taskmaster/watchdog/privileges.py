@@ -82,6 +82,7 @@ def take(spec: JobSpec, who: Who, step: Step) -> None:
     kept = spec.capabilities
     if kept is not None:
         _bound(kept, step)
+        step.name = "capabilities"
         if kept.ambient and who.uid:
             syscalls.keep_capabilities()
     step.name = "groups" if who.uid is None or spec.groups is not None else f"user {spec.runas}"
@@ -108,6 +109,7 @@ def seal(who: Who, step: Step) -> None:
 
 def _bound(kept: Capabilities, step: Step) -> None:
     """Drop what may never be had, and see that what is to be had can be."""
+    step.name = "capabilities"
     known = syscalls.bounding_set()
     permitted = syscalls.capabilities().permitted
     for number in {*(kept.bounding or ()), *kept.ambient}:

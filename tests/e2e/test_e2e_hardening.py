@@ -98,6 +98,9 @@ def test_every_key_at_once(make_daemon):
     daemon.wait_state("hard", "RUNNING")
     daemon.wait_state("plain", "RUNNING")
     (pid,), (plain,) = daemon.pids("hard"), daemon.pids("plain")
+    log = daemon.logs / "jobs/hard/0_stdout.log"
+    wait_for(lambda: log.exists() and f"TOKEN={SECRET}\n" in log.read_text())
+    wait_for(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
     found = status_of(pid)
     assert found["Uid"].split() == [str(NOBODY.pw_uid)] * 4
     assert found["Gid"].split() == ["1"] * 4
@@ -111,8 +114,6 @@ def test_every_key_at_once(make_daemon):
     assert os.getpriority(os.PRIO_PROCESS, pid) == nice + 3
     assert tuple(psutil.Process(pid).ionice()) == (2, 6)
     assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "300\n"
-    log = daemon.logs / "jobs/hard/0_stdout.log"
-    wait_for(lambda: log.exists() and f"TOKEN={SECRET}\n" in log.read_text())
     assert log.read_text().split()[:3] == ["0", "1", "2"]
     assert "=" in log.read_text().split()[3]
     limits = limits_of(pid)

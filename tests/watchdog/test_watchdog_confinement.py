@@ -454,7 +454,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "endless": (lambda path: os.truncate(written(path, 0o600), 1 << 40), "is over 262144 bytes"),
     "open folder": (
         lambda path: (written(path, 0o600), path.parent.chmod(0o777)),
-        "its folder {folder} has mode 0777: others may write to it",
+        "folder {folder} has mode 0777: others may write to it",
     ),
 }
 
@@ -478,18 +478,43 @@ def test_files_that_are_not_trusted(directory: int, tmp_path: Path, name: str) -
 
 
 @pytest.mark.skipif(not capable(CHOWN), reason="needs CAP_CHOWN")
-@pytest.mark.parametrize("what", ["file", "folder"])
+@pytest.mark.parametrize("what", ["file", "folder", "above"])
 def test_files_of_others(directory: int, tmp_path: Path, what: str) -> None:
     """A file or folder of another user is not believed, whatever its mode; that of root is, by everybody."""
     folder = tmp_path / "secrets"
     folder.mkdir(mode=0o755)
     path = written(folder / "env", 0o600)
-    foreign = path if what == "file" else folder
+    foreign = {"file": path, "folder": folder, "above": tmp_path}[what]
     os.chown(foreign, NOBODY.pw_uid, -1)
-    name = "it" if what == "file" else f"its folder {folder}"
+    name = "it" if what == "file" else f"folder {foreign}"
     text, _ = refused(directory, env_file=str(path))
     assert text == (
         f"envFile {path}: {name} belongs to uid {NOBODY.pw_uid}, not to root or the user of taskmasterd"
+    )
+
+
+@pytest.mark.skipif(not capable(CHOWN), reason="needs CAP_CHOWN")
+@pytest.mark.parametrize("theirs", ["home", "target"])
+def test_links_to_secrets_of_root(directory: int, tmp_path: Path, theirs: str) -> None:
+    """Who has a folder above can put a link to a good file in its place; so can who has where a link leads to."""
+    good = tmp_path / "good"
+    good.mkdir(mode=0o755)
+    written(good / "env", 0o600)
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    if theirs == "home":
+        (home / "conf").symlink_to(good)
+        path = home / "conf/env"
+    else:
+        (home / "conf").mkdir()
+        written(home / "conf/env", 0o600)
+        (good / "link").symlink_to(home / "conf")
+        path = good / "link/env"
+    os.chown(home, NOBODY.pw_uid, -1)
+    text, _ = refused(directory, env_file=str(path))
+    assert text == (
+        f"envFile {path}: folder {home} belongs to uid {NOBODY.pw_uid}, "
+        "not to root or the user of taskmasterd"
     )
 
 
