@@ -21,7 +21,7 @@ _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 def delegated(proc: str = "/proc/self") -> str | None:
     """The folder of the cgroup below which ours may be made, memory controller included; None: there is none."""
-    at = where(proc)
+    at = where(proc, proc)
     if at is None:
         return None
     own, top = at
@@ -32,10 +32,14 @@ def delegated(proc: str = "/proc/self") -> str | None:
     return None
 
 
-def where(proc: str) -> tuple[str, str] | None:
-    """The folder of the cgroup of the process that ``proc`` is the folder of, and the mount that it is in."""
+def where(proc: str, ours: str = "/proc/self") -> tuple[str, str] | None:
+    """The folder of the cgroup of the process that ``proc`` is the folder of, and the mount that it is in.
+
+    ``ours``: the folder of this process, which the mounts are asked of: one that has ended has none any more,
+    and its cgroup still.
+    """
     try:
-        mounted = _mount(_text(f"{proc}/mountinfo"))
+        mounted = _mount(_text(f"{ours}/mountinfo"))
         lines = _text(f"{proc}/cgroup").splitlines()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ESRCH, errno.EACCES):

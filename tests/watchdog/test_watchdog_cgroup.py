@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from watchdog_children import wait_for
 
+from taskmaster import children
 from taskmaster.core.lifecycle import Phase, Process
 from taskmaster.core.spec import JobSpec
 from taskmaster.core.states import Desired
@@ -58,7 +60,8 @@ def test_where(
     found: tuple[str, str] | None,
 ) -> None:
     """The folder of a process's cgroup, by its own word and where the hierarchy is mounted."""
-    assert cgroup.where(proc(tmp_path / "proc", mounts, groups)) == found
+    at = proc(tmp_path / "proc", mounts, groups)
+    assert cgroup.where(at, at) == found
 
 
 def test_nobody_is_nowhere() -> None:
@@ -66,6 +69,13 @@ def test_nobody_is_nowhere() -> None:
     assert cgroup.where("/proc/0") is None
     found = cgroup.where("/proc/self")
     assert found is None or os.path.isdir(found[0])
+    # One that has ended and is not reaped is where it was.
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    wait_for(lambda: children.peek(pid) is not None)
+    assert cgroup.where(f"/proc/{pid}") in (found, None)
+    assert children.reap(pid) == 0
 
 
 def group(folder: Path, **files: str) -> Path:
