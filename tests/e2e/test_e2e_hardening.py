@@ -287,6 +287,26 @@ def test_memory_has_an_end(make_daemon, tmp_path, watchdog):
     assert 0 < wait_for(told) < 64 * MIB
 
 
+def test_what_a_process_left_behind_has_an_end_too(make_daemon, tmp_path):
+    """A program that went into the background, its parent gone, is watched on and killed when it grows over."""
+    daemon = make_daemon()
+    pids = tmp_path / "pids"
+    argv = python(
+        tmp_path / "background.py",
+        "import os\nif os.fork(): os._exit(0)\nos.setsid()\n" + GROWER,
+        *("2", "60", str(pids)),
+    )
+    daemon.job("grow", argv, memoryMax="100M", restart="never")
+    daemon.start()
+    status = daemon.wait_state("grow", "EXITED")
+    assert status["alive"] == 0
+    wait_for(lambda: daemon.events("process.memory_exceeded", job="grow"))
+    family = [int(pid) for pid in pids.read_text().split()]
+    wait_for(lambda: [process_start(pid) for pid in family] == [None] * 3)
+    found = daemon.status("grow")["processes"][0]
+    assert (found["exitCode"], found["exitReason"][:10]) == (0, "memoryMax:")
+
+
 def test_another_limit_is_applied_to_what_runs(make_daemon):
     """memoryMax may be given, changed and taken away again; the process stays, until it has too much."""
     daemon = make_daemon()
