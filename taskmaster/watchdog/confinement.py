@@ -101,6 +101,8 @@ def _io_priority(kind: int, level: int) -> None:
         psutil.Process().ionice(kind, level)
     except psutil.AccessDenied:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from None
+    except psutil.Error as error:
+        raise StepFailed(str(error)) from None
 
 
 def _bind(cpus: tuple[int, ...], step: Step) -> None:

@@ -37,6 +37,7 @@ class Memory:
         self._runner = runner
         self._timer: Timer | None = None
         self._groups: dict[int, cgroup.Group] = {}
+        #: What the kernel had killed in a group before it got its present process, where that is not 0.
         self._kills: dict[int, int] = {}
         self._base: str | None = None
         self._asked = False
@@ -57,6 +58,7 @@ class Memory:
             place.memory_by = WATCHING
             return None
         group = cgroup.Group(f"{base}/{self._name(place.number)}")
+        group.remove()  # the kernel counts from 0 in a new one
         group.make(limit)
         self._groups[place.number], place.memory_by = group, CGROUP
         self._kills[place.number] = group.kills()
@@ -90,7 +92,6 @@ class Memory:
             return
         group = cgroup.Group(folder)
         self._groups[place.number], place.memory_by = group, CGROUP
-        self._kills[place.number] = _number(group.kills)
 
     def _leave(self, number: int) -> None:
         group = self._groups.get(number)
@@ -194,7 +195,11 @@ class Memory:
         group, limit = self._groups.get(place.number), self._runner.spec.memory_max
         if group is None or limit is None or by_signal != 9:
             return
-        if _number(group.kills) > self._kills.get(place.number, 0):
+        try:
+            killed = group.kills() > self._kills.get(place.number, 0)
+        except OSError:
+            return  # the group is gone: somebody else has removed it
+        if killed:
             self._tell(place, limit, limit, CGROUP)
 
     def _tell(self, place: Place, taken: int, limit: int, by: str) -> None:
@@ -213,12 +218,3 @@ def _has_some(place: Place) -> bool:
 
 def _words(size: int) -> str:
     return f"{size // _MIB} MiB" if size % _MIB == 0 else f"{size / _MIB:.1f} MiB"
-
-
-def _number(ask: object) -> int:
-    """What is asked of a group that may be gone."""
-    assert callable(ask)
-    try:
-        return int(ask())
-    except OSError:
-        return 0

@@ -257,6 +257,11 @@ def test_a_group_of_a_dead_watchdog(told: Any) -> None:
     kept, place = memory.Memory(told), told.places[0]
     kept.resume(place)
     assert place.memory_by == "cgroup"
+    # What the kernel killed while nobody watched is known by what it has counted.
+    (told.group / "memory.events").write_text("oom_kill 1\n")
+    kept.ended(place, 9)
+    assert place.exit_why == "memoryMax: 64 MiB of 64 MiB"
+    place.process = Process(Phase.EXITED, Desired.UP)
     kept.settle()  # one looks, although nothing runs
     kept._look()
     assert told.group.exists()
