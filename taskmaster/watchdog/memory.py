@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from typing import TYPE_CHECKING, Final
 
 from taskmaster import procfs
@@ -193,7 +194,7 @@ class Memory:
         if not place.over:
             place.exit_why = ""
         group, limit = self._groups.get(place.number), self._runner.spec.memory_max
-        if group is None or limit is None or by_signal != 9:
+        if group is None or limit is None or by_signal != signal.SIGKILL:
             return
         try:
             killed = group.kills() > self._kills.get(place.number, 0)
