@@ -80,6 +80,8 @@ class Event(str, enum.Enum):
     PROCESS_STOPPING = "process.stopping"
     #: SIGKILL was sent, because somebody asked or stopTime was over.
     PROCESS_KILLED = "process.killed"
+    #: A process and what it has started took more than memoryMax, and were killed for it.
+    PROCESS_MEMORY_EXCEEDED = "process.memory_exceeded"
     #: A process that ran already is watched by a new watchdog: same pid, not started again.
     PROCESS_ADOPTED = "process.adopted"
     #: The exit status of a process whose watchdog died was reaped here and given to the replacement.
@@ -147,6 +149,7 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.PROCESS_FATAL: ("job", "number", "failures", "reason", "at"),
     Event.PROCESS_STOPPING: (*_PROCESS, "signal", "stopTime", "at"),
     Event.PROCESS_KILLED: (*_PROCESS, "reason", "at"),
+    Event.PROCESS_MEMORY_EXCEEDED: (*_PROCESS, "memory", "max", "by", "at"),
     Event.PROCESS_ADOPTED: (*_PROCESS, "uptime", "at"),
     Event.PROCESS_HANDED_OVER: (*_PROCESS, "exitCode", "signal"),
     Event.STATE_REJECTED: ("job", "file", "error", "at"),

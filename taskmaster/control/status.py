@@ -108,6 +108,7 @@ def document(job: Job, stale: bool, now: float) -> bytes:
                 "state": job.watchdog_state,
                 "relaunches": job.relaunches,
             },
+            "memory": _memory(job, wanted),
             "definition": {"sha256": job.sha256, "stale": stale},
             "droppedBytes": job.dropped_bytes,
             "stopped": job.stopped,
@@ -144,11 +145,24 @@ def _process(one: ProcessStatus, job: Job, now: float) -> dict[str, Any]:
         "ready": known and one.state is State.RUNNING,
         "since": timestamp(one.since_s),
         "uptime": None if one.up_at is None else round(max(0.0, now - one.up_at), 1),
+        "memory": one.memory,
         "restarts": one.restarts,
         "exitCode": one.exit_code,
         "signal": one.exit_signal,
+        "exitReason": one.exit_why,
         "reason": process_reason(one, job.spec, now),
         "nextRetry": None if one.retry_at is None else round(max(0.0, one.retry_at - now), 1),
+    }
+
+
+def _memory(job: Job, wanted: list[ProcessStatus]) -> dict[str, Any] | None:
+    """The limit of each process, the most that one of them takes, and who keeps it."""
+    if job.spec is None or job.spec.memory_max is None:
+        return None
+    return {
+        "max": job.spec.memory_max,
+        "current": max((one.memory for one in wanted if one.memory is not None), default=None),
+        "by": next((one.memory_by for one in wanted if one.memory_by), None),
     }
 
 
@@ -181,9 +195,10 @@ def last_exit(one: ProcessStatus) -> str:
     """How its last process ended, in words; empty where none has."""
     if one.exit_unknown:
         return "last exit unknown"
+    why = f", {one.exit_why}" if one.exit_why else ""
     if one.exit_signal is not None:
-        return f"last ended by signal {one.exit_signal}"
-    return "" if one.exit_code is None else f"last exit code {one.exit_code}"
+        return f"last ended by signal {one.exit_signal}{why}"
+    return "" if one.exit_code is None else f"last exit code {one.exit_code}{why}"
 
 
 def process_reason(one: ProcessStatus, spec: JobSpec | None, now: float) -> str:

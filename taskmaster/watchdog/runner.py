@@ -31,8 +31,10 @@ from taskmaster.core.spec import JobSpec
 from taskmaster.eventloop import EventLoop, Timer
 from taskmaster.watchdog import process, record
 from taskmaster.watchdog.captures import Captures
+from taskmaster.watchdog.confinement import Limits
 from taskmaster.watchdog.endings import Endings
 from taskmaster.watchdog.family import Family
+from taskmaster.watchdog.memory import Memory
 from taskmaster.watchdog.notices import Notices
 from taskmaster.watchdog.place import Place
 from taskmaster.watchdog.record import StateRecord
@@ -56,7 +58,7 @@ class Runner:
         directory: int,
         spec: JobSpec,
         sha256: str,
-        limits: process.Limits,
+        limits: Limits,
         null: int,
         logs: str,
     ) -> None:
@@ -73,6 +75,7 @@ class Runner:
         self.signalling = Signalling(self)
         self.spawning = Spawning(self, limits)
         self.endings = Endings(self)
+        self.memory = Memory(self)
         self.dropped_bytes = 0
         self.removed: list[int] = []
         self.settled: Callable[[], None] = lambda: None
@@ -170,6 +173,7 @@ class Runner:
                 break
             self.endings.reap()
             self.endings.collect_orphans()
+        self.memory.settle()
         self.settled()
 
     def _write_record(self, forked: list[Place]) -> bool:
@@ -285,6 +289,7 @@ class Runner:
         """The job is no more: remove its records and pipes."""
         for place in list(self.places.values()):
             self.captures.remove(place.number)
+        self.memory.forget()
         record.remove(self.directory)
         self._retired = True
 
@@ -293,8 +298,7 @@ def last_exit(place: Place) -> str:
     """How the last process of the place ended, in words; empty where none has."""
     if place.exit_unknown:
         return "last exit unknown"
+    why = f", {place.exit_why}" if place.exit_why else ""
     if place.exit_signal is not None:
-        return f"last ended by signal {place.exit_signal}"
-    if place.exit_code is not None:
-        return f"last exit code {place.exit_code}"
-    return ""
+        return f"last ended by signal {place.exit_signal}{why}"
+    return "" if place.exit_code is None else f"last exit code {place.exit_code}{why}"
