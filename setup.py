@@ -16,7 +16,7 @@ setup(
     package_data={"taskmaster": ["py.typed"]},
     install_requires=["click>=8.1", "msgspec>=0.18.6", "psutil>=5.9", "structlog>=23.1"],
     extras_require={
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-timeout>=2.2"],
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-timeout>=2.2", "pytest-xdist>=3.5"],
         "check": ["mypy>=1.10", "ruff>=0.6", "types-psutil"],
         "bench": ["supervisor>=4.2"],
     },

@@ -13,6 +13,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -96,8 +97,10 @@ class Host:
             "watchdogTimeout": 3,
             "auditMaxBytes": 1 << 20,
             "auditBackups": 1000,
+            "auditSealSeconds": 2,
         }
         (self.folder / "config.json").write_text(json.dumps(config))
+        self._make_sealing_key()
         self.pid = 0
         self.pidfd = -1
         #: Of each daemon that ended: when, its pid, its wait status.
@@ -105,6 +108,18 @@ class Host:
         self._daemons: set[int] = set()
         self._change = threading.Condition()
         threading.Thread(target=self._reap, daemon=True).start()
+
+    def _make_sealing_key(self) -> None:
+        """The log is sealed, so that what is left of the storm proves what is in it."""
+        self.logs.mkdir(mode=0o700)
+        argv = [sys.executable, "-m", "taskmaster.cli", "audit", "keygen", "--json"]
+        made = subprocess.run(
+            [*argv, "--file", str(self.logs / "audit.seal")],
+            check=True,
+            capture_output=True,
+            cwd=ROOT,
+        )
+        (self.folder / "audit.key").write_text(json.loads(made.stdout)["key"])
 
     # the init -------------------------------------------------------------------------------------
 

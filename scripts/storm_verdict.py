@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,7 +63,8 @@ def judge(folder: Path, course: Course) -> tuple[list[str], dict[str, Any]]:
     judge.check_ends()
     judge.check_starts()
     judge.check_lines(logs)
-    violations = course.seen + audit.violations + judge.violations + _crashes(folder)
+    proved, unproved = _verify(folder)
+    violations = course.seen + audit.violations + judge.violations + _crashes(folder) + unproved
     summary = {
         **course.figures,
         "commands": len(commands),
@@ -69,10 +72,25 @@ def judge(folder: Path, course: Course) -> tuple[list[str], dict[str, Any]]:
         "exits": sum(life.ended_at is not None for life in course.lives),
         "lines": judge.lines,
         "audit records": len(audit.records),
+        "audit log verified": proved,
         "allowed, counted": dict(sorted((audit.allowed + judge.allowed).items())),
         "violations": len(violations),
     }
     return violations, summary
+
+
+def _verify(folder: Path) -> tuple[str, list[str]]:
+    """What ``audit verify`` says of the log, with the key that seals it; a violation if it is not good."""
+    argv = [sys.executable, "-m", "taskmaster.cli", "audit", "verify"]
+    done = subprocess.run(
+        [*argv, "--key-file", str(folder / "audit.key"), str(folder / "log/audit.jsonl")],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    bad = [f"audit log: not verified: {done.stderr.strip()}"] if done.returncode else []
+    return done.stdout.strip().replace("\n", "; "), bad
 
 
 def _crashes(folder: Path) -> list[str]:

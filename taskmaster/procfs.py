@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from typing import NamedTuple
 
 import psutil
 
 #: More of an environment than this is not looked at; the kernel's own limit is about 2 MB.
 _ENVIRON_BYTES = 262144
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class ProcStat(NamedTuple):
@@ -123,6 +125,28 @@ def environment(pid: int) -> dict[str, str]:
         for key, equals, value in pairs
         if equals
     }
+
+
+def resident(pid: int) -> int:
+    """Bytes of the process in RAM, those that it shares with others included; 0 when it is gone."""
+    try:
+        return int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def proportional(pid: int) -> int:
+    """Bytes of the process in RAM, of those that it shares only its share; 0 when it is gone.
+
+    Where the kernel does not let us look into it, ``resident``.
+    """
+    try:
+        found = re.search(rb"^Pss: *([0-9]+) kB", _read(f"/proc/{pid}/smaps_rollup"), re.MULTILINE)
+    except ProcessLookupError:
+        return 0
+    except (FileNotFoundError, PermissionError):
+        found = None
+    return resident(pid) if found is None else int(found[1]) * 1024
 
 
 def outputs(pid: int) -> list[str]:

@@ -48,6 +48,7 @@ class Stream:
     (reading has stopped by then, sending still works); ``on_closed`` a short reason, once, when the
     connection is over from whichever side.
 
+    ``on_data``: gets what one read brought before the decoder does; True: the decoder need not see it.
     ``on_end``: told when the peer sends no more; it may still read, so the stream stays open for that. Without
     it the stream closes. ``on_drained``: told when everything that had to wait has been sent. ``stall_s``: a
     peer that takes nothing for so long, while something waits for it, is cut off.
@@ -63,6 +64,7 @@ class Stream:
         on_broken: Callable[[InvalidQuery], None],
         on_closed: Callable[[str], None],
         max_outbound: int,
+        on_data: Callable[[bytes], bool] | None = None,
         on_end: Callable[[], None] | None = None,
         on_drained: Callable[[], None] | None = None,
         stall_s: float | None = None,
@@ -75,6 +77,7 @@ class Stream:
         self._on_broken = on_broken
         self._on_closed = on_closed
         self._max_outbound = max_outbound
+        self._on_data = on_data
         self._on_end = on_end
         self._on_drained = on_drained
         self._stall_s = stall_s
@@ -94,6 +97,11 @@ class Stream:
     def open(self) -> bool:
         """Whether the descriptor is still there."""
         return self._fd >= 0
+
+    @property
+    def reading(self) -> bool:
+        """Whether what the peer sends is read."""
+        return self._reading
 
     @property
     def outbound_bytes(self) -> int:
@@ -240,8 +248,9 @@ class Stream:
             self._update()
             self._on_end()
             return
-        self._decoder.receive_data(data)
-        self._deliver()
+        if self._on_data is None or not self._on_data(data):
+            self._decoder.receive_data(data)
+            self._deliver()
 
     def _deliver(self) -> None:
         if self._delivering:

@@ -11,12 +11,22 @@ import fcntl
 import os
 import socket
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
+# include/uapi/linux/prctl.h
+_PR_SET_KEEPCAPS: Final = 8
 _PR_SET_NAME: Final = 15
+_PR_CAPBSET_READ: Final = 23
+_PR_CAPBSET_DROP: Final = 24
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_RAISE: Final = 2
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+#: Three sets of 64 bits (include/uapi/linux/capability.h, version 3).
+_CAPABILITY_VERSION: Final = 0x20080522
 _SPLICE_F_NONBLOCK: Final = 2
 
 # struct pidfd_info, first version (include/uapi/linux/pidfd.h, Linux 6.13; exit codes since 6.15).
@@ -25,10 +35,14 @@ _PIDFD_INFO_EXIT: Final = 1 << 3
 _EXIT_CODE_AT: Final = 60
 
 
-def _prctl(option: int, argument: object) -> None:
-    if _libc.prctl(option, argument, 0, 0, 0) != 0:
+def _prctl(option: int, first: object = 0, second: int = 0) -> int:
+    # Told to be unsigned long: a plain int leaves the upper half of the argument to chance.
+    arguments = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in (first, second)]
+    done = int(_libc.prctl(option, *arguments, ctypes.c_ulong(0), ctypes.c_ulong(0)))
+    if done < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl {option}: {os.strerror(number)}")
+    return done
 
 
 def become_subreaper() -> None:
@@ -39,6 +53,72 @@ def become_subreaper() -> None:
 def set_name(name: str) -> None:
     """What ``ps -o comm`` shows for this process: the first 15 bytes of ``name``."""
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode("utf-8", "replace")[:15]))
+
+
+def no_new_privileges() -> None:
+    """No program that is executed from here on gives more rights than there are. Survives fork and exec."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+class CapabilitySets(NamedTuple):
+    """Capabilities of a process, each set a mask of bits by number."""
+
+    effective: int
+    permitted: int
+    inheritable: int
+
+
+def capabilities() -> CapabilitySets:
+    """Those of this process."""
+    header = ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITY_VERSION, 0))
+    data = ctypes.create_string_buffer(24)
+    if _libc.capget(header, data) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"capget: {os.strerror(number)}")
+    low, high = struct.unpack("3I", data.raw[:12]), struct.unpack("3I", data.raw[12:])
+    return CapabilitySets(*(one | other << 32 for one, other in zip(low, high, strict=True)))
+
+
+def set_capabilities(sets: CapabilitySets) -> None:
+    """Give this process these and no others. The ambient set loses what is not in them."""
+    header = ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITY_VERSION, 0))
+    low, high = [one & 0xFFFFFFFF for one in sets], [one >> 32 for one in sets]
+    data = ctypes.create_string_buffer(struct.pack("6I", *low, *high))
+    if _libc.capset(header, data) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"capset: {os.strerror(number)}")
+
+
+def keep_capabilities() -> None:
+    """The permitted set outlives the next change of user from root to another. Until exec."""
+    _prctl(_PR_SET_KEEPCAPS, 1)
+
+
+def bounding_set() -> dict[int, bool]:
+    """Of each capability that the kernel knows whether this process may ever get it."""
+    found: dict[int, bool] = {}
+    try:
+        for number in range(64):
+            found[number] = bool(_prctl(_PR_CAPBSET_READ, number))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return found
+
+
+def drop_from_bounding_set(number: int) -> None:
+    """Neither this process nor what it executes can ever get this capability. Needs CAP_SETPCAP."""
+    _prctl(_PR_CAPBSET_DROP, number)
+
+
+def clear_ambient_set() -> None:
+    """No capability is kept over exec merely because it was there before."""
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+def raise_ambient(number: int) -> None:
+    """Keep a capability, which must be permitted and inheritable, over exec."""
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
 
 
 def peer_pid(connection: socket.socket) -> int:

@@ -1,7 +1,8 @@
-"""Records on their way to the disk: rendered, then numbered, then in the file, then on disk.
+"""Records on their way to the disk: rendered, then numbered and linked, then in the file, then on disk.
 
 Pure bookkeeping, no I/O. A record leaves only when it is known to be on disk, or when there is no room
-for it: then it is counted, never silently gone.
+for it: then it is counted, never silently gone. Once it has its number it keeps its bytes, whatever has to
+be written again, since the next one holds their hash.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from taskmaster.audit.rendering import numbered
+from taskmaster.audit.rendering import Rendered
+from taskmaster.evidence.chain import NOTHING, sha256, with_hash
 
-#: Records that wait for a disk that cannot be written: 4 MiB is about 20 000 usual ones.
+#: Records that wait for a disk that cannot be written: 4 MiB is about 10 000 usual ones.
 MAX_BYTES: Final = 4 << 20
 MAX_RECORDS: Final = 10_000
+#: What a record grows by, at most, when its gaps are filled: two hashes, numbers, an id.
+_GAPS_BYTES: Final = 256
+#: So few of at most 1024 bytes each take neither half of the places nor half of the bytes.
+_USUAL_RECORDS: Final = 1024
+_USUAL_BYTES: Final = 2 * (1024 + _GAPS_BYTES)
 
 
 class Lost:
@@ -35,62 +42,86 @@ class Backlog:
     """The records of one log that are not known to be on disk, in order."""
 
     def __init__(self) -> None:
-        #: Number of the last record that has one. A record gets it when it is about to be written, so
-        #: that what is dropped before leaves no gap.
+        #: Number and hash of the last record that has them. A record gets them when it is about to be
+        #: written, so that what is dropped before leaves no gap.
         self.seq = 0
+        self.hash = NOTHING.encode()
         #: How much of the first line is in the file already.
         self.torn = 0
         #: How many bytes were written and are not known to be on disk.
         self.unsynced_bytes = 0
-        self._rendered: deque[bytes] = deque()
+        self._rendered: deque[Rendered] = deque()
+        self._rendered_bytes = 0
         self._lines: deque[bytes] = deque()
+        self._lines_bytes = 0
+        #: Whole lines, one or many to a block.
         self._unsynced: list[bytes] = []
-        self._waiting_bytes = 0
 
     def __len__(self) -> int:
         """Records that are not wholly in the file."""
         return len(self._rendered) + len(self._lines)
 
-    def has_room(self, line: bytes, share: int) -> bool:
-        """Whether ``line`` may wait, in the ``share``-th part of the room there is."""
+    def keeps_up(self) -> bool:
+        """Whether so little waits that there is room for a record of usual length, whoever asks."""
+        return len(self._rendered) < _USUAL_RECORDS and not self._lines
+
+    def has_room(self, record: Rendered, share: int) -> bool:
+        """Whether ``record`` may wait, in the ``share``-th part of the room there is."""
+        waiting = self._rendered_bytes + self._lines_bytes
         return (
             len(self) * share < MAX_RECORDS
-            and (self._waiting_bytes + len(line)) * share <= MAX_BYTES
+            and (waiting + len(record[0]) + _GAPS_BYTES) * share <= MAX_BYTES
         )
 
-    def put(self, line: bytes) -> None:
+    def put(self, record: Rendered) -> None:
         """Put a rendered record last in line, whether there is room or not."""
-        self._rendered.append(line)
-        self._waiting_bytes += len(line)
+        self._rendered.append(record)
+        self._rendered_bytes += len(record[0]) + _GAPS_BYTES
 
-    def number(self) -> None:
-        """Give every record that waits its number. Only once ``seq`` is that of the last in the file."""
-        while self._rendered:
-            self.seq += 1
-            line = self._rendered.popleft()
-            self._lines.append(numbered(self.seq, line))
-            self._waiting_bytes += len(self._lines[-1]) - len(line)
+    def put_usual(self, first: Rendered, second: Rendered) -> None:
+        """``put`` of two records of usual length; only if ``keeps_up``."""
+        rendered = self._rendered
+        rendered.append(first)
+        rendered.append(second)
+        self._rendered_bytes += _USUAL_BYTES
+
+    def number(self) -> list[bytes]:
+        """Give every record that waits its number and its link; their lines.
+
+        Only once ``seq`` and ``hash`` are those of the last in the file.
+        """
+        lines, self.seq, self.hash = self.numbered()
+        self._rendered.clear()
+        self._rendered_bytes = 0
+        self._lines += lines
+        self._lines_bytes += sum(map(len, lines))
+        return lines
+
+    def numbered(self) -> tuple[list[bytes], int, bytes]:
+        """The lines that ``number`` would give, with the last one's number and hash; nothing is changed."""
+        seq, prev, lines = self.seq, self.hash, []
+        for text, before, after in self._rendered:
+            seq += 1
+            body = text % (*before, prev, seq, *after)
+            prev = sha256(body).hexdigest().encode()
+            lines.append(with_hash(body, prev))
+        return lines, seq, prev
 
     def is_plain(self) -> bool:
-        """Whether all that waits has no number yet, and no line is half in the file."""
-        return not self._lines and not self.torn
+        """Whether something waits, all that does has no number yet, and no line is half in the file."""
+        return bool(self._rendered) and not self._lines and not self.torn
 
     def plain_bytes(self) -> int:
-        """How long ``plain_block`` is at most: what waits, and its numbers."""
-        return self._waiting_bytes + 32 * len(self._rendered)
+        """How long all that waits is at most, as lines; only if ``is_plain``."""
+        return self._rendered_bytes
 
-    def plain_block(self) -> bytes:
-        """Number all that waits and give it as one block; then ``wrote`` is to be told. Only if ``is_plain``."""
-        seq = self.seq
-        lines = self._lines
-        for line in self._rendered:
-            seq += 1
-            lines.append(numbered(seq, line))
-        self.seq = seq
+    def plain_written(self, block: bytes, seq: int, last: bytes) -> None:
+        """All that waited is in the file: ``block``, as ``numbered`` gave it. Only if it was ``is_plain``."""
+        self.seq, self.hash = seq, last
         self._rendered.clear()
-        block = b"".join(lines)
-        self._waiting_bytes = len(block)
-        return block
+        self._rendered_bytes = 0
+        self._unsynced.append(block)
+        self.unsynced_bytes += len(block)
 
     def next_bytes(self) -> int:
         """Length of the first numbered line; 0 without any."""
@@ -108,17 +139,11 @@ class Backlog:
 
     def wrote(self, count: int) -> None:
         """``count`` bytes of the last ``block`` are in the file."""
-        if self.torn == 0 and count == self._waiting_bytes and not self._rendered:
-            self._unsynced.extend(self._lines)
-            self.unsynced_bytes += count
-            self._lines.clear()
-            self._waiting_bytes = 0
-            return
         count += self.torn
         while self._lines and count >= len(self._lines[0]):
             line = self._lines.popleft()
             count -= len(line)
-            self._waiting_bytes -= len(line)
+            self._lines_bytes -= len(line)
             self._unsynced.append(line)
             self.unsynced_bytes += len(line)
         self.torn = count
@@ -130,7 +155,8 @@ class Backlog:
 
     def requeue(self) -> None:
         """Nothing since the last ``synced`` is in the file any more: it is to be written again."""
-        self._lines.extendleft(reversed(self._unsynced))
-        self._waiting_bytes += self.unsynced_bytes
+        lines = [line for block in self._unsynced for line in block.splitlines(keepends=True)]
+        self._lines.extendleft(reversed(lines))
+        self._lines_bytes += self.unsynced_bytes
         self.torn = 0
         self.synced()

@@ -80,6 +80,8 @@ class Event(str, enum.Enum):
     PROCESS_STOPPING = "process.stopping"
     #: SIGKILL was sent, because somebody asked or stopTime was over.
     PROCESS_KILLED = "process.killed"
+    #: A process and what it has started took more than memoryMax, and were killed for it.
+    PROCESS_MEMORY_EXCEEDED = "process.memory_exceeded"
     #: A process that ran already is watched by a new watchdog: same pid, not started again.
     PROCESS_ADOPTED = "process.adopted"
     #: The exit status of a process whose watchdog died was reaped here and given to the replacement.
@@ -99,10 +101,16 @@ class Event(str, enum.Enum):
     AUDIT_LOST = "audit.lost"
     #: The file is over its size and could not be renamed; it grows on.
     AUDIT_ROTATE_FAILED = "audit.rotate_failed"
+    #: All before it was sealed, and the sealing key evolved.
+    AUDIT_SEALED = "audit.sealed"
+    #: The log could not be sealed; tried again with the next epoch's end.
+    AUDIT_SEAL_FAILED = "audit.seal_failed"
+    #: Records did not reach the second sink; it takes them again.
+    AUDIT_SINK_LOST = "audit.sink_lost"
 
 
-#: Of every record, in this order, before its own.
-COMMON_KEYS: Final = ("seq", "timestamp", "event")
+#: Of every record, beside its own. Keys are sorted, ``hash`` is last.
+COMMON_KEYS: Final = ("seq", "timestamp", "event", "prev", "hash")
 
 _COMMAND: Final = ("id", "command", "job", "peer", "sha256", "size")
 _PROCESS: Final = ("job", "number", "pid")
@@ -144,6 +152,7 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.PROCESS_FATAL: ("job", "number", "failures", "reason", "cause", "at"),
     Event.PROCESS_STOPPING: (*_PROCESS, "signal", "stopTime", "cause", "at"),
     Event.PROCESS_KILLED: (*_PROCESS, "reason", "cause", "at"),
+    Event.PROCESS_MEMORY_EXCEEDED: (*_PROCESS, "memory", "max", "by", "cause", "at"),
     Event.PROCESS_ADOPTED: (*_PROCESS, "uptime", "cause", "at"),
     Event.PROCESS_HANDED_OVER: (*_PROCESS, "exitCode", "signal"),
     Event.STATE_REJECTED: ("job", "file", "error", "at"),
@@ -152,4 +161,7 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.AUDIT_REOPENED: ("file", "previousInode"),
     Event.AUDIT_LOST: ("count", "commands", "since", "until"),
     Event.AUDIT_ROTATE_FAILED: ("file", "size", "error"),
+    Event.AUDIT_SEALED: ("epoch", "key", "mac", "sealedSeq", "sealedHash"),
+    Event.AUDIT_SEAL_FAILED: ("file", "error"),
+    Event.AUDIT_SINK_LOST: ("sink", "count", "since", "until", "error"),
 }

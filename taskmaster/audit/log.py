@@ -12,18 +12,27 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from taskmaster.audit import generations, pages
 from taskmaster.audit.backlog import Backlog, Lost
 from taskmaster.audit.events import Event
-from taskmaster.audit.rendering import Renderer
-from taskmaster.audit.tail import last_seq_of_backups, mend, read_tail
+from taskmaster.audit.rendering import Form, Rendered, Renderer, milliseconds
+from taskmaster.audit.sealing import SealFile
+from taskmaster.audit.sink import Sink
+from taskmaster.audit.tail import last_of_backups, mend, read_tail
+from taskmaster.errors import FileError
+from taskmaster.evidence.sealstate import Seal
 
 #: At most so much in one write(2), and at most so much written without fdatasync.
 _BATCH_BYTES: Final = 1 << 20
+#: How often one looks whether somebody moved the file away, seconds, while nothing comes but what clients ask
+#: again and again without changing anything (``record_read``); else at each flush.
+_LOOK_S: Final = 0.1
 
 #: Mistakes of this program, never the state of the host: these are raised.
 _BUGS: Final = frozenset({errno.EBADF, errno.EFAULT})
@@ -35,9 +44,11 @@ class AuditLog:
 
     ``max_bytes``: a file is rotated before it grows over this. ``backups``: so many older files are
     kept. With 0 for either, the file is never rotated. ``wall_clock``: seconds since 1970, UTC.
+    ``seal``: where the sealing key is, if there is one. ``sink``: gets every record, too.
 
-    Raises FileError where what is at ``path`` can never be a log, Held where another process writes
-    it. A disk that is full or read-only raises nothing: ``error`` tells, and ``flush`` tries again.
+    Raises FileError where what is at ``path`` can never be a log, or what is at ``seal`` no sealing key; Held
+    where another process writes the log. A disk that is full or read-only raises nothing: ``error`` tells,
+    and ``flush`` tries again.
     """
 
     def __init__(
@@ -47,8 +58,15 @@ class AuditLog:
         max_bytes: int,
         backups: int,
         wall_clock: Callable[[], float] = time.time,
+        seal: Path | None = None,
+        sink: Sink | None = None,
     ) -> None:
         self.path = path
+        #: Where the sealing key is, and whether there was one when last looked for.
+        self.seal_path = seal
+        self.is_sealing = False
+        self._unwritten_seal: Seal | None = None
+        self._sink = sink
         #: Why the last attempt to write failed; None when it worked.
         self.error: OSError | None = None
         self._rotates_at = max_bytes if max_bytes > 0 and backups > 0 else None
@@ -61,10 +79,13 @@ class AuditLog:
         self._fd = -1
         self._identity = (0, 0)
         self._size = 0
+        self._look_at = 0.0
         self._sync_failed = False
         self._probing = False
         self._may_rotate = True
         self._rotation_failing = False
+        if self.look_for_seal() and seal is not None:
+            self._unwritten_seal = _last_seal(seal)
         try:
             self._open()
         except OSError as error:
@@ -80,8 +101,18 @@ class AuditLog:
         """Whether the last attempt to write worked."""
         return self.error is None
 
+    @property
+    def seq(self) -> int:
+        """Number of the last record that has one."""
+        return self._backlog.seq
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the last record that has them: after a flush, of the last there is."""
+        return self._backlog.seq, self._backlog.hash.decode()
+
     def record(self, event: Event, /, **fields: object) -> None:
-        """Put a record in line; its keys are ``seq``, ``timestamp``, ``event``, then ``fields``.
+        """Put a record in line; its keys are ``fields``, and those of every record.
 
         It is numbered when it is written. Raises ValueError for a field that must not be in the log
         (``data``, ``env``), TypeError for a value that JSON cannot hold.
@@ -89,16 +120,39 @@ class AuditLog:
         While the log cannot be written, commands may take only half of the room there is for waiting
         records: a client that asks and is refused, over and over, must not crowd out what happened.
         """
-        line = self._renderer.render(event, fields)
+        self._look_at = 0.0
+        self._put(event, self._renderer.render(event, fields))
+
+    def form(self, event: Event, fields: Mapping[str, object], *, timed: bool) -> Form | None:
+        """For ``record_read``: what records have in common that come again and again.
+
+        ``fields``: all but ``id`` and ``durationMs``. None where there cannot be one.
+        """
+        return self._renderer.form(event, fields, timed=timed)
+
+    def record_read(
+        self, requested: Form, completed: Form, record_id: bytes, took_s: float
+    ) -> None:
+        """``record`` twice of a command that changes nothing: asked ``took_s`` ago, answered now."""
+        renderer, backlog = self._renderer, self._backlog
+        first = requested.text, (record_id,), renderer.moment(took_s)
+        second = completed.text, (milliseconds(took_s), record_id), renderer.moment()
+        if backlog.keeps_up():
+            backlog.put_usual(first, second)
+        else:
+            self._put(Event.COMMAND_REQUESTED, first)
+            self._put(Event.COMMAND_COMPLETED, second)
+
+    def _put(self, event: Event, record: Rendered) -> None:
         share = 2 if event in _COMMANDS else 1
-        if not self._backlog.has_room(line, share):
+        if not self._backlog.has_room(record, share):
             if self.writable:
                 self._try_to_write(durable=False)
-            if not self._backlog.has_room(line, share):
+            if not self._backlog.has_room(record, share):
                 self._lost.add(self._renderer.timestamp(), of_command=event in _COMMANDS)
                 self._incomplete = True
                 return
-        self._backlog.put(line)
+        self._backlog.put(record)
 
     def flush(self, *, durable: bool) -> bool:
         """Write what waits; with ``durable``, return only when it is on disk (fdatasync).
@@ -107,10 +161,11 @@ class AuditLog:
         What is not, waits for the next flush, or was dropped and is counted.
         """
         complete, self._incomplete = not self._incomplete, False
-        if not durable and self._write_plainly():
+        backlog = self._backlog
+        idle = not (len(backlog) or self._lost.count or self.error)
+        if idle and not (durable and backlog.unsynced_bytes):
             return complete
-        idle = not (self._backlog or self._lost.count or self.error)
-        if idle and not (durable and self._backlog.unsynced_bytes):
+        if not durable and self._write_plainly():
             return complete
         return self._try_to_write(durable=durable) and complete
 
@@ -123,9 +178,36 @@ class AuditLog:
         """A piece of the log as it is on disk; see ``pages.page``. Raises ValueError, OSError."""
         return pages.page(self.path, cursor, self._fd)
 
+    def look_for_seal(self) -> bool:
+        """Look whether there is a sealing key now."""
+        self.is_sealing = self.seal_path is not None and os.path.lexists(self.seal_path)
+        return self.is_sealing
+
+    def seal(self) -> bool:
+        """Seal all that is recorded and evolve the key. False where the log cannot be written.
+
+        Raises FileError, OSError where the sealing key cannot be used; nothing is sealed then.
+        """
+        assert self.seal_path is not None
+        if not self.flush(durable=True) or len(self._backlog):
+            return False
+        # First the key, then the record: who dies in between finds the seal with the key (sealstate.py).
+        seal = SealFile(self.seal_path).seal(*self.head)
+        self._put_own(Event.AUDIT_SEALED, **msgspec.structs.asdict(seal))
+        self.flush(durable=True)
+        return True
+
     def close(self) -> None:
         """Flush durably and give up the file and its lock; a later flush opens it again."""
         self.flush(durable=True)
+        sink = self._sink
+        if sink is not None:
+            if not sink.drain():
+                sink.give_up(OSError(errno.EAGAIN, ""))
+            if sink.lost:
+                self._put_own(Event.AUDIT_SINK_LOST, **sink.take_lost())
+                self.flush(durable=True)
+            sink.close()
         if self._fd >= 0:
             self._let_go()
 
@@ -145,16 +227,20 @@ class AuditLog:
         False where anything is not common, and nothing has been done then.
         """
         backlog = self._backlog
-        if not backlog or self.error is not None or self._fd < 0 or self._lost.count:
+        if not backlog.is_plain() or self.error is not None or self._fd < 0 or self._lost.count:
             return False
-        if not backlog.is_plain() or not self._is_in_place():
-            return False
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_S
+            if not self._is_in_place():
+                return False
         size = backlog.plain_bytes()
         if self._rotates_at is not None and self._size + size > self._rotates_at:
             return False
         if backlog.unsynced_bytes + size > _BATCH_BYTES:
             return False
-        block = backlog.plain_block()
+        lines, seq, last = backlog.numbered()
+        block = b"".join(lines)
         try:
             written = os.write(self._fd, block)
         except OSError as error:
@@ -163,8 +249,27 @@ class AuditLog:
             self.error = error
             written = 0
         self._size += written
-        backlog.wrote(written)
-        return written == len(block)
+        if written == len(block):
+            backlog.plain_written(block, seq, last)
+        else:
+            backlog.number()  # the same bytes again
+            backlog.wrote(written)
+        if self._sink is not None:
+            self._tell_sink(self._sink, lines)
+        return written == len(block) and not len(backlog)
+
+    def sink_takes_again(self) -> None:
+        """The sink has taken all that waited: put on record what it has missed."""
+        sink = self._sink
+        if sink is not None and sink.lost:
+            self._put_own(Event.AUDIT_SINK_LOST, **sink.take_lost())
+            self.flush(durable=False)
+
+    def _tell_sink(self, sink: Sink, lines: list[bytes]) -> None:
+        """Offer it what has its number now; where it takes records again, put in line what it has missed."""
+        for line in lines:
+            if sink.send(line[:-1]) and sink.lost:
+                self._put_own(Event.AUDIT_SINK_LOST, **sink.take_lost())
 
     def _try_to_write(self, *, durable: bool) -> bool:
         self._probing = self.error is not None
@@ -186,7 +291,9 @@ class AuditLog:
 
     def _write_all(self) -> None:
         while True:
-            self._backlog.number()
+            lines = self._backlog.number()
+            if self._sink is not None:
+                self._tell_sink(self._sink, lines)
             while self._backlog.next_bytes():
                 self._write_some()
             if self._lost.count:
@@ -333,14 +440,18 @@ class AuditLog:
         self._identity = (about.st_dev, about.st_ino)
 
     def _go_on_from(self, fd: int, size: int) -> None:
-        """Find the number to go on from, and mend the end of the file."""
+        """Find the record to go on from, and mend the end of the file."""
         tail = read_tail(fd, size)
-        seq, is_restarted = tail.seq, False
-        if seq is None and self._backlog.seq == 0:
-            seq, has_backups = last_seq_of_backups(self.path)
-            is_restarted = has_backups and seq is None
+        last, is_restarted = tail.last, False
+        if last is None and self._backlog.seq == 0:
+            last, has_backups = last_of_backups(self.path)
+            is_restarted = has_backups and last is None
         mended = mend(fd, size, tail)
-        self._backlog.seq = max(self._backlog.seq, seq or 0)
+        if last is not None and last.seq > self._backlog.seq:
+            self._backlog.seq, self._backlog.hash = last
+        seal, self._unwritten_seal = self._unwritten_seal, None
+        if seal is not None and last is not None and last.seq <= seal.sealedSeq:
+            self._put_own(Event.AUDIT_SEALED, **msgspec.structs.asdict(seal))
         if mended.torn_bytes or tail.skipped_bytes or is_restarted:
             self._put_own(
                 Event.AUDIT_REPAIRED,
@@ -351,3 +462,11 @@ class AuditLog:
                 skippedBytes=tail.skipped_bytes,
                 resumedAfter=self._backlog.seq,
             )
+
+
+def _last_seal(path: Path) -> Seal | None:
+    try:
+        return SealFile(path).last()
+    except OSError as error:
+        found = f"that it cannot be used ({error.strerror})"
+        raise FileError(str(path), "", found, "a sealing key, or no file") from error

@@ -11,7 +11,8 @@ from typing import IO, Any, Final
 import msgspec
 
 from taskmaster.audit import generations
-from taskmaster.audit.tail import LONGEST_LINE, READ_FLAGS, seq_of
+from taskmaster.audit.tail import READ_FLAGS, seq_of
+from taskmaster.evidence.chain import LONGEST_LINE
 
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 

@@ -1,4 +1,4 @@
-"""The end of a log file: where its last record is, and how a torn last line is set aside.
+"""The end of a log file: its last record, which the next is linked to, and how a torn last line is set aside.
 
 A log is read as hostile input: nothing in it crashes the reader, and nothing is read without a cap.
 Only ``mend`` writes, and never into a complete record.
@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
 from taskmaster.audit import generations
-from taskmaster.audit.rendering import MAX_LINE_BYTES
+from taskmaster.audit.events import COMMON_KEYS, KEYS
+from taskmaster.evidence.chain import LONGEST_LINE, NOTHING, hash_of
 
-#: A line of ours: the rendered record, its number (at most 20 digits) and the line end.
-LONGEST_LINE: Final = MAX_LINE_BYTES + 64
-_START: Final = b'{"seq":'
+_START: Final = b'{"'
+_FIRST_KEY: Final = re.compile(rb'\{"([A-Za-z0-9]{1,32})":', re.ASCII)
+#: What a record of ours may begin with: its keys are sorted, so it may be any; ``seq`` in older logs.
+_OUR_KEYS: Final = frozenset(
+    key.encode() for keys in (COMMON_KEYS, ("cut",), *KEYS.values()) for key in keys
+)
 _CHUNK: Final = 1 << 20
 #: How far back a record is looked for behind lines that are none, and among how many candidates:
 #: below a second of work on a file made to be slow.
@@ -40,15 +45,22 @@ READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK |
 EVIDENCE_BYTES: Final = 4096
 
 
+class Last(NamedTuple):
+    """The last record: its number and its hash, which is ``NOTHING`` where it has none (an older log)."""
+
+    seq: int
+    hash: bytes
+
+
 class Tail(NamedTuple):
     """The end of a log file.
 
-    ``seq``: of the last record, None where there is none. ``torn_at``: where the last line begins if
+    ``last``: None where there is no record. ``torn_at``: where the last line begins if
     it has no line end, else None; ``complete``: it lacks nothing else. ``skipped_bytes``: between the
     last record and the last line, lines that are no records.
     """
 
-    seq: int | None
+    last: Last | None
     torn_at: int | None
     complete: bool
     skipped_bytes: int
@@ -67,11 +79,16 @@ def read_tail(fd: int, size: int) -> Tail:
     lines_end = _last_line_end(fd, size)
     torn_at = lines_end if lines_end < size else None
     if torn_at is not None and size - torn_at <= LONGEST_LINE:
-        seq = seq_of(os.pread(fd, size - torn_at, torn_at))
-        if seq is not None:
-            return Tail(seq, torn_at, True, 0)
-    seq, record_end = _last_record(fd, lines_end)
-    return Tail(seq, torn_at, False, lines_end - record_end)
+        last = _last(os.pread(fd, size - torn_at, torn_at) + b"\n")
+        if last is not None:
+            return Tail(last, torn_at, True, 0)
+    last, record_end = _last_record(fd, lines_end)
+    return Tail(last, torn_at, False, lines_end - record_end)
+
+
+def _last(line: bytes) -> Last | None:
+    seq = seq_of(line)
+    return None if seq is None else Last(seq, (hash_of(line) or NOTHING).encode())
 
 
 def _last_line_end(fd: int, size: int) -> int:
@@ -86,8 +103,8 @@ def _last_line_end(fd: int, size: int) -> int:
     return 0
 
 
-def _last_record(fd: int, end: int) -> tuple[int | None, int]:
-    """``seq`` of the last record before ``end``, which is after a line end, and where its line ends."""
+def _last_record(fd: int, end: int) -> tuple[Last | None, int]:
+    """The last record before ``end``, which is after a line end, and where its line ends."""
     candidates = 0
     stop = max(0, end - _SEARCH_BYTES)
     while end > stop:
@@ -100,9 +117,9 @@ def _last_record(fd: int, end: int) -> tuple[int | None, int]:
         found = block.rfind(b"\n" + _START, 0, end - start + lead + len(_START))
         while found >= 0:
             line_end = block.find(b"\n", found + 1)
-            seq = seq_of(block[found + 1 : line_end]) if line_end >= 0 else None
-            if seq is not None:
-                return seq, start - lead + line_end + 1
+            last = _last(block[found + 1 : line_end + 1]) if line_end >= 0 else None
+            if last is not None:
+                return last, start - lead + line_end + 1
             candidates += 1
             if candidates == _SEARCH_LINES:
                 return None, 0
@@ -130,7 +147,8 @@ def mend(fd: int, size: int, tail: Tail) -> Mended:
         return Mended(0, b"", False)
     torn_bytes = size - tail.torn_at
     torn = os.pread(fd, LONGEST_LINE, tail.torn_at)
-    ours = torn_bytes <= LONGEST_LINE and torn.startswith(_START)
+    key = _FIRST_KEY.match(torn)
+    ours = torn_bytes <= LONGEST_LINE and key is not None and key[1] in _OUR_KEYS
     kept = tail.complete or (not ours and torn_bytes > EVIDENCE_BYTES)
     if not kept:
         os.ftruncate(fd, tail.torn_at)
@@ -141,8 +159,8 @@ def mend(fd: int, size: int, tail: Tail) -> Mended:
     return Mended(torn_bytes, torn[:EVIDENCE_BYTES], kept)
 
 
-def last_seq_of_backups(path: Path) -> tuple[int | None, bool]:
-    """``seq`` of the newest record in the backups, and whether there are any backups.
+def last_of_backups(path: Path) -> tuple[Last | None, bool]:
+    """The newest record in the backups, and whether there are any backups.
 
     A backup that cannot be read, or holds no record, is passed over. Raises OSError where the directory
     cannot be read, or for want of descriptors or memory.
@@ -156,13 +174,13 @@ def last_seq_of_backups(path: Path) -> tuple[int | None, bool]:
                 raise
             continue  # removed meanwhile, a link, not ours to read: the next older one may tell
         try:
-            seq = read_tail(fd, os.fstat(fd).st_size).seq
+            last = read_tail(fd, os.fstat(fd).st_size).last
         except OSError as error:
             if error.errno not in (errno.EISDIR, errno.EIO, errno.ESPIPE, errno.EINVAL):
                 raise
-            seq = None
+            last = None
         finally:
             os.close(fd)
-        if seq is not None:
-            return seq, True
+        if last is not None:
+            return last, True
     return None, bool(numbers)

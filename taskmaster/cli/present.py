@@ -137,7 +137,9 @@ def _process_reason(process: dict[str, Any]) -> str:
     if isinstance(reason, str) and reason:
         return escape(reason)
     if process.get("signal") is not None:
-        return f"last ended by signal {_word(process['signal'])}"
+        why = process.get("exitReason")
+        because = f", {escape(why)}" if isinstance(why, str) and why else ""
+        return f"last ended by signal {_word(process['signal'])}{because}"
     if process.get("exitCode") is not None:
         return f"last exit code {_word(process['exitCode'])}"
     return "-"

@@ -42,6 +42,11 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     audit_file: Path
     audit_max_bytes: int
     audit_backups: int
+    audit_seal_file: Path | None
+    audit_seal_s: float
+    audit_anchor_s: float
+    audit_sink: str | None
+    audit_sink_socket: Path | None
     max_frame_bytes: int
     max_clients: int
     command_deadline_s: float
@@ -122,6 +127,41 @@ DAEMON_KEYS: Final = (
         default=10,
         fields=("audit_backups",),
         meaning="Rotated audit logs to keep.",
+    ),
+    Key(
+        name="auditSealFile",
+        kind=kinds.or_null(kinds.path(), "the audit log is not sealed"),
+        default=Computed("LOGDIRECTORY/audit.seal"),
+        fields=("audit_seal_file",),
+        meaning="The sealing key of the audit log; without such a file it is not sealed.",
+    ),
+    Key(
+        name="auditSealSeconds",
+        kind=kinds.seconds(1, 86400),
+        default=900.0,
+        fields=("audit_seal_s",),
+        meaning="How long after a record the audit log is sealed.",
+    ),
+    Key(
+        name="auditAnchorSeconds",
+        kind=kinds.seconds(0, 86400),
+        default=3600.0,
+        fields=("audit_anchor_s",),
+        meaning="How long after a record the audit log's head goes to syslog; 0: never.",
+    ),
+    Key(
+        name="auditSink",
+        kind=kinds.or_null(kinds.one_of("syslog", "journald"), "the file alone"),
+        default=None,
+        fields=("audit_sink",),
+        meaning="Where each audit record goes besides the file.",
+    ),
+    Key(
+        name="auditSinkSocket",
+        kind=kinds.or_null(kinds.path(), "/dev/log, or journald's own"),
+        default=None,
+        fields=("audit_sink_socket",),
+        meaning="The datagram socket of auditSink, and of the audit log's heads.",
     ),
     Key(
         name="maxFrameBytes",
@@ -207,6 +247,8 @@ def _filled(values: dict[str, Any], places: Places, file: Path | None) -> Daemon
     jobs = at("configDirectory") or places.jobs()
     logs = at("logDirectory") or places.logs()
     state = at("stateDirectory") or places.state()
+    no_seal = "auditSealFile" in values and values["auditSealFile"] is None
+    sink_socket = None if values.get("auditSinkSocket") is None else at("auditSinkSocket")
     no_socket = "socket" in values and values["socket"] is None
     plain = {row.fields[0]: values[row.name] for row in DAEMON_KEYS if row.name in values}
     return DaemonConfig(
@@ -217,6 +259,8 @@ def _filled(values: dict[str, Any], places: Places, file: Path | None) -> Daemon
             "log_directory": logs,
             "state_directory": state,
             "audit_file": at("auditFile") or logs / "audit.jsonl",
+            "audit_seal_file": None if no_seal else at("auditSealFile") or logs / "audit.seal",
+            "audit_sink_socket": sink_socket,
             "base": file.parent if file else jobs.parent,
             "file": file,
         }

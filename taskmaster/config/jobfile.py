@@ -10,7 +10,7 @@ import os.path
 from pathlib import Path
 from typing import Any, Final
 
-from taskmaster.config import jobkinds, keys, kinds
+from taskmaster.config import hardening, jobkinds, keys, kinds
 from taskmaster.config.keys import Key, Required
 from taskmaster.config.kinds import Schema
 from taskmaster.core import names
@@ -23,6 +23,9 @@ MAX_SECONDS: Final = 31_536_000
 MAX_RETRIES: Final = 2**31 - 1
 MAX_LOG_BYTES: Final = 2**40
 MAX_LOG_BACKUPS: Final = 1000
+#: Less is a mistake of unit: an interpreter that does nothing takes more.
+MIN_MEMORY: Final = 1024 * 1024
+MAX_MEMORY: Final = 2**50
 
 JOB_KEYS: Final = (
     Key(
@@ -165,6 +168,78 @@ JOB_KEYS: Final = (
         fields=("umask",),
         meaning="The mask of file modes.",
     ),
+    Key(
+        name="envFile",
+        kind=kinds.or_null(kinds.path(), "none"),
+        default=None,
+        fields=("env_file",),
+        meaning="A file of further environment variables, for secrets.",
+    ),
+    Key(
+        name="limits",
+        kind=hardening.limits(),
+        default={},
+        fields=("limits",),
+        meaning="Resource limits of each process.",
+    ),
+    Key(
+        name="nice",
+        kind=kinds.or_null(kinds.whole(-20, 19, "-20: first, 19: last"), "that of taskmasterd"),
+        default=None,
+        fields=("nice",),
+        meaning="Priority for the CPU.",
+    ),
+    Key(
+        name="ionice",
+        kind=kinds.or_null(hardening.io_priority(), "that of taskmasterd"),
+        default=None,
+        fields=("ionice",),
+        meaning="Priority for disks.",
+    ),
+    Key(
+        name="oomScoreAdj",
+        kind=kinds.or_null(
+            kinds.whole(-1000, 1000, "-1000: never"), "0, as far as that may be set"
+        ),
+        default=None,
+        fields=("oom_score_adj",),
+        meaning="How soon the kernel ends the process when the host has no memory left.",
+    ),
+    Key(
+        name="cpuAffinity",
+        kind=kinds.or_null(hardening.cpus(), "as taskmasterd"),
+        default=None,
+        fields=("cpu_affinity",),
+        meaning="The CPUs that it may run on.",
+    ),
+    Key(
+        name="noNewPrivileges",
+        kind=kinds.or_null(kinds.boolean(), "true, unless the process runs as root without runas"),
+        default=None,
+        fields=("no_new_privs",),
+        meaning="No program that it executes gives it more rights (set-user-ID, file capabilities).",
+    ),
+    Key(
+        name="capabilities",
+        kind=kinds.or_null(hardening.capabilities(), "untouched"),
+        default=None,
+        fields=("capabilities",),
+        meaning="What it may have of the rights of root.",
+    ),
+    Key(
+        name="groups",
+        kind=kinds.or_null(hardening.groups(), "those of the user"),
+        default=None,
+        fields=("groups",),
+        meaning="Supplementary groups; needs root.",
+    ),
+    Key(
+        name="memoryMax",
+        kind=kinds.or_null(hardening.size(MIN_MEMORY, MAX_MEMORY), "no limit"),
+        default=None,
+        fields=("memory_max",),
+        meaning="Memory that a process and all it has started may take together.",
+    ),
 )
 
 
@@ -176,7 +251,7 @@ def restarts(row: Key) -> bool:
 def parse_job(name: str, data: bytes, base: Path) -> JobSpec:
     """The definition of job ``name`` in the bytes of its file.
 
-    ``base``: the absolute folder that a relative ``dir`` is relative to. Raises FileError, and
+    ``base``: the absolute folder that a relative ``dir`` or ``envFile`` is relative to. Raises FileError, and
     InvalidJobName where ``name`` is none.
     """
     file = names.checked(name) + names.FILE_SUFFIX
@@ -189,6 +264,8 @@ def parse_job(name: str, data: bytes, base: Path) -> JobSpec:
     except kinds.Refused as refused:
         raise FileError(file, "cmd", refused.found, refused.accepted) from None
     fields["dir"] = absolute(values["dir"], base)
+    if values["envFile"] is not None:
+        fields["env_file"] = absolute(values["envFile"], base)
     fields["stderr"], fields["stderr_to_stdout"] = _stderr(values["stdout"], values["stderr"])
     return JobSpec(job=name, **fields)
 

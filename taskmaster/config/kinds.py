@@ -136,6 +136,18 @@ def pattern(expression: str, words: str) -> Kind:
     return Kind(words, parse, {"type": "string", "pattern": f"^(?:{expression})$"})
 
 
+def one_of(*choices: str) -> Kind:
+    """One of these strings."""
+
+    def parse(value: object) -> str:
+        if value not in choices or not isinstance(value, str):
+            raise Refused(shown(value))
+        return value
+
+    words = " or ".join(f'"{choice}"' for choice in choices)
+    return Kind(words, parse, {"enum": list(choices)})
+
+
 def text(value: object, max_bytes: int) -> str:
     """``value`` if it is a string without NUL of 1 to ``max_bytes`` bytes; raises Refused."""
     if not isinstance(value, str) or not value:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from msgspec import structs
 
 from taskmaster import __version__, syscalls
-from taskmaster.audit import AuditLog, Event
+from taskmaster.audit import AuditLog, Event, Sink
+from taskmaster.audit.sink import SOCKETS
 from taskmaster.config.daemon import DaemonConfig
 from taskmaster.config.store import JobStore
 from taskmaster.control.commands import Commands
@@ -23,11 +24,13 @@ from taskmaster.control.dispatcher import Dispatcher
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.handover import Asked, HandedSession, HandOver
 from taskmaster.control.peers import user_name
+from taskmaster.control.proofs import Proofs
 from taskmaster.control.review import Review
 from taskmaster.control.say import Say
 from taskmaster.control.server import Server
 from taskmaster.control.session import Session
 from taskmaster.control.statedir import StateDirectory
+from taskmaster.control.status import timestamp
 from taskmaster.control.stops import Stops
 from taskmaster.control.supervisor import Supervisor
 from taskmaster.control.upgrade import Upgrade, took_s
@@ -68,11 +71,25 @@ class Daemon:
         )
         self._say = Say(config.verbosity)
         _make_log_folder(config)
+        sink = None if config.audit_sink is None else self._sink(config.audit_sink)
         self._audit = AuditLog(
-            config.audit_file, max_bytes=config.audit_max_bytes, backups=config.audit_backups
+            config.audit_file,
+            max_bytes=config.audit_max_bytes,
+            backups=config.audit_backups,
+            seal=config.audit_seal_file,
+            sink=sink,
         )
         store = JobStore(config.config_directory, os.geteuid())
         self._loop = EventLoop()
+        self._proofs = Proofs(
+            self._loop,
+            self._audit,
+            self._say,
+            seal_s=config.audit_seal_s,
+            anchor_s=config.audit_anchor_s,
+            heads=self._sink(config.audit_sink or "syslog"),
+            sink=sink,
+        )
         syscalls.become_subreaper()
         self._supervisor = Supervisor(
             self._loop,
@@ -116,6 +133,10 @@ class Daemon:
             max_frame_bytes=config.max_frame_bytes,
         )
 
+    def _sink(self, kind: str) -> Sink:
+        path = self._config.audit_sink_socket or SOCKETS[kind]
+        return Sink(kind, str(path), lambda: timestamp(time.time()), self._say.error)
+
     def start(self) -> None:
         """Listen, read the jobs, bring their watchdogs up. Raises TaskmasterError."""
         handed = self._handed
@@ -141,6 +162,7 @@ class Daemon:
         self._supervisor.reaper.collect()
         self._supervisor.silence.look_for_stopped()
         self._audit.flush(durable=True)
+        self._proofs.begin()
 
     def _say_where(self) -> None:
         jobs = len(self._supervisor.jobs)
@@ -182,10 +204,13 @@ class Daemon:
         if self._audit.flush(durable=False) or self._ending is not None:
             self._supervisor.acknowledge()
         self._upgrade.turn_over()
+        self._proofs.turn_over()
 
     # signals --------------------------------------------------------------------------------------
 
     def _hung_up(self) -> None:
+        self._proofs.look()
+
         def done(reply: Reply) -> None:
             if reply.error:
                 self._say.error(f"SIGHUP: {reply.error}")
@@ -373,6 +398,7 @@ class Daemon:
                 os.unlink(self._config.socket)
             except OSError:
                 pass  # removed by somebody else
+        self._proofs.end()
         self._audit.close()
         self._loop.stop()
 

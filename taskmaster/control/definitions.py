@@ -68,13 +68,14 @@ class Definitions:
         self._stops = stops
         self._supervisor = supervisor
         self._store = store
+        self._folder = str(store.directory)
         self._base = base
         self._audit = audit
         self._say = say
 
     def path(self, name: str) -> str:
         """Where the file of a job is."""
-        return f"{self._store.directory}/{name}{names.FILE_SUFFIX}"
+        return f"{self._folder}/{name}{names.FILE_SUFFIX}"
 
     def find(self, name: str | None) -> Job:
         """The job of this name. Raises InvalidJobName, NoSuchJob."""

@@ -8,12 +8,15 @@ and answers what is answered. One fsync serves every reply of the turn that tell
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable
 from typing import Final
 
-from taskmaster.audit import AuditLog, Event
+import msgspec
+
+from taskmaster.audit import AuditLog, Event, Form
 from taskmaster.config.history import sha256
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.peers import Peer
@@ -21,17 +24,34 @@ from taskmaster.control.say import Say
 from taskmaster.control.session import Session
 from taskmaster.errors import TaskmasterError
 from taskmaster.wire import replies
-from taskmaster.wire.queries import READING, Command, Query
+from taskmaster.wire.queries import Command, Query
 from taskmaster.wire.replies import Reply
 
 #: Commands that are carried out even when the audit log cannot be written: they end things.
 _ALWAYS: Final = frozenset({Command.STOP, Command.KILL})
-#: Frames whose meaning is remembered: a name of 64 characters makes one of 130 bytes.
+#: Frames whose meaning is remembered: a name of 64 characters makes one of 130 bytes, and records of 800.
 _KNOWN: Final = 4096
 _KNOWN_BYTES: Final = 512
 
 Reader = Callable[[Query], Reply]
 Handler = Callable[[Exchange], None]
+
+
+#: The reply of a command that only reads, if all is well.
+_OUTCOMES: Final = {
+    Command.STATUS: replies.STATUS,
+    Command.PULL: replies.FILE,
+    Command.LIST: replies.LIST,
+}
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A query of a client that only reads and was asked before, with its records but for what differs."""
+
+    query: Query
+    reader: Reader
+    requested: Form
+    completed: Form
 
 
 class Dispatcher:
@@ -43,8 +63,9 @@ class Dispatcher:
         #: The state of the job of this name, for the record; None where there is none.
         self.state_of: Callable[[str], str | None] = lambda name: None
         self.sessions: set[Session] = set()
-        #: Queries that only read, by their frame.
-        self.known: dict[bytes, Query] = {}
+        self.session_numbers = itertools.count()
+        #: Queries that only read, by the number of the session and their frame.
+        self.known: dict[tuple[int, bytes], Asked] = {}
         #: Why nothing may be changed any more; empty while it may.
         self.closing = ""
         #: Nothing is read from anybody: what was asked is to be answered soon.
@@ -52,6 +73,7 @@ class Dispatcher:
         self._audit = audit
         self._say = say
         self._prefix = os.urandom(4).hex()
+        self._prefix_bytes = self._prefix.encode()
         self._count = 0
         self._arrived: list[Exchange] = []
         self._advanced: dict[Session, None] = {}
@@ -82,37 +104,56 @@ class Dispatcher:
         self._audit.record(Event.COMMAND_REQUESTED, **fields)
         return exchange
 
-    def learn(self, frame: bytes, query: Query) -> None:
-        """Remember what a frame means that reads and may well come again."""
-        if query.command in READING and query.wait_s is None and not query.id:
+    def learn(self, session: Session, frame: bytes, query: Query) -> None:
+        """Remember what a frame means that reads and may well come again from this client."""
+        if query.command not in _OUTCOMES or query.wait_s is not None or query.id or query.reason:
+            return
+        asked = self._asked(session, query) if len(frame) <= _KNOWN_BYTES else None
+        if asked is not None:
             if len(self.known) >= _KNOWN:
                 self.known.clear()
-            if len(frame) <= _KNOWN_BYTES:
-                self.known[frame] = query
+            self.known[session.number, frame] = asked
 
-    def read_now(self, session: Session, query: Query) -> bytes:
+    def _asked(self, session: Session, query: Query) -> Asked | None:
+        """None where its records cannot be known beforehand."""
+        fields = {"command": query.command.value, "job": query.job, "peer": session.peer_document}
+        outcome = {**fields, "outcome": _OUTCOMES[query.command]}
+        requested = self._audit.form(Event.COMMAND_REQUESTED, fields, timed=False)
+        completed = self._audit.form(Event.COMMAND_COMPLETED, outcome, timed=True)
+        if requested is None or completed is None:
+            return None
+        return Asked(query, self.readers[query.command], requested, completed)
+
+    def read_now(self, session: Session, asked: Asked) -> bytes:
         """Answer a query that only reads, on record before and after; the frame of the reply."""
         begun = time.monotonic()
         self._count += 1
+        query = asked.query
+        try:
+            reply = asked.reader(query)
+        except TaskmasterError as error:
+            reply = replies.fail(str(error), error.code)
+        if reply.error is None:
+            exchange_id = b"%b-%d" % (self._prefix_bytes, self._count)
+            took_s = time.monotonic() - begun
+            self._audit.record_read(asked.requested, asked.completed, exchange_id, took_s)
+        else:
+            self._record_failed_read(session, query, reply, time.monotonic() - begun)
+        self._advanced[session] = None
+        return reply.frame(with_code=query.codes)
+
+    def _record_failed_read(
+        self, session: Session, query: Query, reply: Reply, took_s: float
+    ) -> None:
         fields: dict[str, object] = {
             "id": f"{self._prefix}-{self._count}",
             "command": query.command.value,
             "job": query.job,
             "peer": session.peer_document,
         }
-        reason = {"reason": query.reason} if query.reason else {}
-        self._audit.record(Event.COMMAND_REQUESTED, **fields, **reason)
-        try:
-            reply = self.readers[query.command](query)
-        except TaskmasterError as error:
-            reply = replies.fail(str(error), error.code)
-        fields["outcome"] = reply.response
-        if reply.error is not None:
-            fields["error"] = reply.error
-        fields["durationMs"] = round((time.monotonic() - begun) * 1000, 3)
-        self._audit.record(Event.COMMAND_COMPLETED, **fields)
-        self._advanced[session] = None
-        return reply.frame(with_code=query.codes)
+        self._audit.record(Event.COMMAND_REQUESTED, **fields)
+        fields |= {"outcome": reply.response, "error": reply.error}
+        self._audit.record(Event.COMMAND_COMPLETED, **fields, durationMs=round(took_s * 1000, 3))
 
     def arrived(self, exchange: Exchange) -> None:
         """A command is to be begun at the end of this turn."""

@@ -158,7 +158,8 @@ class Launching:
         # Never at once: what is missing is the host's, and trying in circles makes it worse.
         retry_s = max(1.0, backoff.relaunch_s(job.losses, random.random()))
         job.trouble = (
-            f"its watchdog cannot be started: {error.strerror}; tried again in {retry_s:.1f} s"
+            f"its watchdog cannot be started: {_where(error)}{error.strerror}; "
+            f"tried again in {retry_s:.1f} s"
         )
         self._audit.record(
             Event.WATCHDOG_LAUNCH_FAILED,
@@ -173,3 +174,8 @@ class Launching:
     def _take(self, job: Job, watchdog: Watchdog, fd: int) -> None:
         self._supervisor.know(job, watchdog)
         self._supervisor.attach(job, watchdog, fd)
+
+
+def _where(error: OSError) -> str:
+    """The file that it is about, before the system's words."""
+    return "" if error.filename is None else f"{error.filename}: "

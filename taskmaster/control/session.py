@@ -18,11 +18,11 @@ from taskmaster.errors import InvalidQuery
 from taskmaster.eventloop import EventLoop, Timer
 from taskmaster.stream import Stream
 from taskmaster.wire import replies
-from taskmaster.wire.frames import Allowance, ClientFrames
+from taskmaster.wire.frames import END, Allowance, ClientFrames
 from taskmaster.wire.queries import Command, Query, UnusableQuery, parse_query
 
 if TYPE_CHECKING:
-    from taskmaster.control.dispatcher import Dispatcher
+    from taskmaster.control.dispatcher import Asked, Dispatcher
 
 #: Commands of one client that may be unanswered, and bytes of theirs; past either, nothing is read from it.
 MAX_UNANSWERED: Final = 1024
@@ -49,6 +49,7 @@ class Session:
         allowance: Allowance,
         dispatcher: Dispatcher,
     ) -> None:
+        self.number = next(dispatcher.session_numbers)
         self.peer = peer
         self.peer_document = peer.audit()
         self._loop = loop
@@ -71,6 +72,7 @@ class Session:
             on_broken=self._broken,
             on_closed=self._closed,
             max_outbound=MAX_OUTBOUND,
+            on_data=self._data,
             on_end=self._no_more,
             on_drained=lambda: dispatcher.advance_later(self),
             stall_s=STALL_S,
@@ -78,14 +80,25 @@ class Session:
 
     # in -------------------------------------------------------------------------------------------
 
+    def _data(self, data: bytes) -> bool:
+        """What monitors ask all day: the same bytes, nothing before them to wait for, one frame and no more."""
+        if self._exchanges or self._decoder.pending_bytes():
+            return False
+        known = self._dispatcher.known.get((self.number, data[: -len(END)]))
+        return known is not None and data.endswith(END) and self._read_now(known)
+
+    def _read_now(self, known: Asked) -> bool:
+        if self._stream.outbound_bytes + self._out_bytes >= ENOUGH_OUTBOUND:
+            return False
+        reply = self._dispatcher.read_now(self, known)
+        self._out.append(reply)
+        self._out_bytes += len(reply)
+        return True
+
     def _frame(self, frame: bytes) -> None:
         dispatcher = self._dispatcher
-        known = None if self._exchanges else dispatcher.known.get(frame)
-        if known is not None and self._takes_more():
-            # What monitors ask all day: the same bytes, nothing before them to wait for.
-            reply = dispatcher.read_now(self, known)
-            self._out.append(reply)
-            self._out_bytes += len(reply)
+        known = None if self._exchanges else dispatcher.known.get((self.number, frame))
+        if known is not None and self._read_now(known):
             return
         try:
             query: Query | None = parse_query(frame)
@@ -98,7 +111,7 @@ class Session:
         else:
             assert query is not None
             exchange = dispatcher.begin(self, query, query.id, query.command.value)
-            dispatcher.learn(frame, query)
+            dispatcher.learn(self, frame, query)
         exchange.size = len(frame)
         self._waiting_bytes += len(frame)
         self._exchanges.append(exchange)
@@ -183,6 +196,8 @@ class Session:
             self._out.clear()
             self._out_bytes = 0
             self._stream.send(data)
+        if self._stream.reading and not self._end_after:
+            return
         if self._end_after or (self._ended_by_peer is not None and not self._exchanges):
             self._stream.end()
         elif not self._held and self._ended_by_peer is None and not self._is_full():

@@ -35,9 +35,12 @@ class StateDirectory:
         self.lock = self._take_lock() if lock is None else lock
 
     def _take_lock(self) -> int:
-        lock = os.open(
-            "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.fd
-        )
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            lock = os.open("lock", flags, 0o600, dir_fd=self.fd)
+        except OSError as error:
+            found = "a symbolic link" if error.errno == errno.ELOOP else error.strerror or ""
+            raise FileError(f"{self.path}/lock", "", found, "a regular file or none") from None
         try:
             # A POSIX lock: neither watchdogs nor jobs inherit it, and a SIGKILL gives it up at once.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,12 +55,28 @@ class StateDirectory:
 
     def job(self, name: str) -> int:
         """Descriptor of the folder of a job, made if it is not there. Raises OSError."""
-        for folder in ("jobs", f"jobs/{names.checked(name)}"):
+        folder = self._folder_of_jobs()
+        try:
             try:
-                os.mkdir(folder, 0o700, dir_fd=self.fd)
+                os.mkdir(names.checked(name), 0o700, dir_fd=folder)
             except FileExistsError:
                 pass
-        return os.open(f"jobs/{name}", _FOLDER_FLAGS, dir_fd=self.fd)
+            return os.open(name, _FOLDER_FLAGS, dir_fd=folder)
+        except OSError as error:
+            raise _named_in_full(error, f"{self.path}/jobs/{name}") from None
+        finally:
+            os.close(folder)
+
+    def _folder_of_jobs(self) -> int:
+        """Descriptor of the folder that has a folder for each job. Raises OSError; a link is not followed."""
+        try:
+            os.mkdir("jobs", 0o700, dir_fd=self.fd)
+        except FileExistsError:
+            pass
+        try:
+            return os.open("jobs", _FOLDER_FLAGS, dir_fd=self.fd)
+        except OSError as error:
+            raise _named_in_full(error, f"{self.path}/jobs") from None
 
     def holder_of(self, directory: int) -> int | None:
         """Pid of the watchdog that holds the lock of a job's folder; None where none does. Raises OSError."""
@@ -73,24 +92,30 @@ class StateDirectory:
     def jobs(self) -> list[str]:
         """Names of the jobs that have a folder, sorted."""
         try:
-            listed = os.listdir(self.path / "jobs")
-        except FileNotFoundError:
-            return []
-        return sorted(name for name in listed if names.is_valid(name))
+            folder = self._folder_of_jobs()
+        except OSError:
+            return []  # told by ``job``, of each job
+        try:
+            return sorted(name for name in os.listdir(folder) if names.is_valid(name))
+        finally:
+            os.close(folder)
 
     def forget(self, name: str) -> None:
-        """Remove the folder of a job, with what a retired watchdog leaves in it."""
-        folder = f"jobs/{names.checked(name)}"
+        """Remove the folder of a job, with what a retired watchdog leaves in it. Raises OSError."""
+        folder = self._folder_of_jobs()
         try:
-            inside = os.open(folder, _FOLDER_FLAGS, dir_fd=self.fd)
-        except FileNotFoundError:
-            return
-        try:
-            for entry in os.listdir(inside):
-                os.unlink(entry, dir_fd=inside)
+            try:
+                inside = os.open(names.checked(name), _FOLDER_FLAGS, dir_fd=folder)
+            except FileNotFoundError:
+                return
+            try:
+                for entry in os.listdir(inside):
+                    os.unlink(entry, dir_fd=inside)
+            finally:
+                os.close(inside)
+            os.rmdir(name, dir_fd=folder)
         finally:
-            os.close(inside)
-        os.rmdir(folder, dir_fd=self.fd)
+            os.close(folder)
 
 
 def _private_folder(path: Path) -> int:
@@ -107,6 +132,12 @@ def _private_folder(path: Path) -> int:
         # Made by a packager's mkdir or an older umask: ours, so it can be mended on the spot.
         os.fchmod(fd, 0o700)
     return fd
+
+
+def _named_in_full(error: OSError, path: str) -> OSError:
+    # ENOTDIR is the kernel's word for a link where a folder is asked for, and it is one of ours that is expected.
+    link = error.errno in (errno.ENOTDIR, errno.ELOOP) and os.path.islink(path)
+    return OSError(error.errno, "is a symbolic link" if link else error.strerror, path)
 
 
 def _named(pid: int | None) -> str:

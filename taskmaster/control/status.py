@@ -17,6 +17,8 @@ from taskmaster.wire.link import ProcessStatus
 from taskmaster.wire.replies import Reply
 
 _encode: Final = msgspec.json.Encoder().encode
+#: How long a reply may serve, seconds.
+_SERVES_S: Final = 0.1
 #: Job states whose cause is worth telling beside the state itself.
 _TELLING: Final = (State.FATAL, State.BACKOFF, State.STOPPING, State.STARTING, State.EXITED)
 
@@ -27,6 +29,16 @@ def timestamp(at_s: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{micros:06d}Z"
 
 
+class _Made(msgspec.Struct):
+    """A reply, and what of the job it was made from; it serves until ``until``, on the monotonic clock."""
+
+    version: int
+    linked: bool
+    stale: bool
+    until: float
+    reply: Reply
+
+
 class Board:
     """The status replies of all jobs, each made anew only when something in it is another.
 
@@ -35,7 +47,7 @@ class Board:
     """
 
     def __init__(self) -> None:
-        self._replies: dict[str, tuple[tuple[int, int, bool, bool], Reply]] = {}
+        self._replies: dict[str, _Made] = {}
         #: What was looked at in this turn of the loop: whether the file of a job is another.
         self._stale: dict[str, tuple[int, bool]] = {}
 
@@ -47,18 +59,24 @@ class Board:
     def reply(self, job: Job, path: str) -> Reply:
         """The reply to a status query. ``path``: where the job's file is."""
         now = time.monotonic()
-        linked = job.watchdog is not None and job.watchdog.link is not None
+        version, watchdog = job.version, job.watchdog
+        linked = watchdog is not None and watchdog.link is not None
         seen = self._stale.get(job.name)
-        if seen is None or seen[0] != job.version:
+        if seen is None or seen[0] != version:
             # Half of what a reply costs; one look serves all that were asked in one go.
-            self._stale[job.name] = seen = (job.version, is_stale(job, path))
+            self._stale[job.name] = seen = (version, is_stale(job, path))
         stale = seen[1]
-        key = (job.version, int(now * 10), linked, stale)
         kept = self._replies.get(job.name)
-        if kept is not None and kept[0] == key:
-            return kept[1]
+        if (
+            kept is not None
+            and kept.version == version
+            and kept.linked is linked
+            and kept.stale is stale
+            and now < kept.until
+        ):
+            return kept.reply
         reply = replies.status(job.name, document(job, stale, now))
-        self._replies[job.name] = (key, reply)
+        self._replies[job.name] = _Made(version, linked, stale, now + _SERVES_S, reply)
         return reply
 
     def forget(self, known: Container[str]) -> None:
@@ -90,6 +108,7 @@ def document(job: Job, stale: bool, now: float) -> bytes:
                 "state": job.watchdog_state,
                 "relaunches": job.relaunches,
             },
+            "memory": _memory(job, wanted),
             "definition": {"sha256": job.sha256, "stale": stale},
             "droppedBytes": job.dropped_bytes,
             "stopped": job.stopped,
@@ -126,11 +145,24 @@ def _process(one: ProcessStatus, job: Job, now: float) -> dict[str, Any]:
         "ready": known and one.state is State.RUNNING,
         "since": timestamp(one.since_s),
         "uptime": None if one.up_at is None else round(max(0.0, now - one.up_at), 1),
+        "memory": one.memory,
         "restarts": one.restarts,
         "exitCode": one.exit_code,
         "signal": one.exit_signal,
+        "exitReason": one.exit_why,
         "reason": process_reason(one, job.spec, now),
         "nextRetry": None if one.retry_at is None else round(max(0.0, one.retry_at - now), 1),
+    }
+
+
+def _memory(job: Job, wanted: list[ProcessStatus]) -> dict[str, Any] | None:
+    """The limit of each process, the most that one of them takes, and who keeps it."""
+    if job.spec is None or job.spec.memory_max is None:
+        return None
+    return {
+        "max": job.spec.memory_max,
+        "current": max((one.memory for one in wanted if one.memory is not None), default=None),
+        "by": next((one.memory_by for one in wanted if one.memory_by), None),
     }
 
 
@@ -163,9 +195,10 @@ def last_exit(one: ProcessStatus) -> str:
     """How its last process ended, in words; empty where none has."""
     if one.exit_unknown:
         return "last exit unknown"
+    why = f", {one.exit_why}" if one.exit_why else ""
     if one.exit_signal is not None:
-        return f"last ended by signal {one.exit_signal}"
-    return "" if one.exit_code is None else f"last exit code {one.exit_code}"
+        return f"last ended by signal {one.exit_signal}{why}"
+    return "" if one.exit_code is None else f"last exit code {one.exit_code}{why}"
 
 
 def process_reason(one: ProcessStatus, spec: JobSpec | None, now: float) -> str:

@@ -12,6 +12,10 @@ from typing import Final
 import msgspec
 
 MAX_PROCESSES: Final = 1000
+#: The largest number of a CPU that a job may be bound to; Linux has at most 8192 of them.
+MAX_CPU: Final = 8191
+#: For a resource limit: none. The kernel's RLIM_INFINITY, as ``resource`` spells it.
+UNLIMITED: Final = -1
 
 
 class RestartPolicy(str, enum.Enum):
@@ -22,12 +26,27 @@ class RestartPolicy(str, enum.Enum):
     ALWAYS = "always"
 
 
-class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Capabilities by number. ``bounding``: all that may ever be had, None leaves the set as it is;
+    ``ambient``: those that the program has from the start, whoever it runs as."""
+
+    bounding: tuple[int, ...] | None = None
+    ambient: tuple[int, ...] = ()
+
+
+class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The definition of one job, with every default filled in.
 
     ``argv``, ``stdout``, ``stderr`` and the values of ``env`` still hold ``%n`` and ``%%``; ``expand``
     replaces them for one process. ``stdout`` and ``stderr``: None discards; a relative path is below the
     job's own log directory; ``stderr_to_stdout`` sends both to the file of stdout.
+
+    What the processes may do: ``limits`` has (name, soft, hard), UNLIMITED for no limit; ``ionice`` class and
+    level; ``groups`` names and numbers, None for those of the user. None also leaves ``nice``, ``ionice``,
+    ``cpu_affinity`` and ``capabilities`` as they are; it is 0 for ``oom_score_adj`` as far as that may be set,
+    and for ``no_new_privs`` all but root's own. ``memory_max``: bytes of one process with all it has started.
+
+    Defaults are not written out: a program that does not know a key yet reads every job that does not use it.
     """
 
     job: str
@@ -51,6 +70,16 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inherit_env: bool = False
     dir: str = "/"
     umask: int = 0o022
+    env_file: str | None = None
+    limits: tuple[tuple[str, int, int], ...] = ()
+    nice: int | None = None
+    ionice: tuple[int, int] | None = None
+    oom_score_adj: int | None = None
+    cpu_affinity: tuple[int, ...] | None = None
+    no_new_privs: bool | None = None
+    capabilities: Capabilities | None = None
+    groups: tuple[str | int, ...] | None = None
+    memory_max: int | None = None
 
     def is_normal(self, exit_code: int | None, exit_signal: int | None) -> bool:
         """Whether an end with this exit code or by this signal number is an expected one."""
@@ -60,7 +89,21 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 #: What the processes *are*: a change of one of these restarts running processes, nothing else does.
-IDENTITY: Final = ("argv", "env", "inherit_env", "dir", "runas", "umask")
+IDENTITY: Final = (
+    *(
+        "argv",
+        "env",
+        "env_file",
+        "inherit_env",
+        "dir",
+        "runas",
+        "groups",
+        "umask",
+        "limits",
+        "nice",
+    ),
+    *("ionice", "oom_score_adj", "cpu_affinity", "no_new_privs", "capabilities"),
+)
 
 
 def same_processes(old: JobSpec, new: JobSpec) -> bool:

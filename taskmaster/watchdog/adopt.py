@@ -31,6 +31,7 @@ def adopt(runner: Runner, found: StateRecord) -> None:
         place = Place.recorded(recorded)
         runner.places[place.number] = place
         runner.captures.resume(place.number, runner.spec)
+        runner.memory.resume(place)
     pipes = _pipes(runner)
     inherited = [(procfs.stat(pid), start) for pid, start in found.inherited]
     runner.family.inherited = [
@@ -80,6 +81,7 @@ def without_record(runner: Runner) -> None:
         place.process = Process(Phase.RUNNING, Desired.UP)
         runner.family.has_strangers = True
         runner.captures.resume(number, runner.spec)
+        runner.memory.resume(place)
         runner.endings.resume = lambda place: resume(runner, place)
         _take(runner, place)
 

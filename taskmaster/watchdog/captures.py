@@ -13,10 +13,9 @@ from typing import Final
 from taskmaster import fifos
 from taskmaster.core.spec import JobSpec, output_path
 from taskmaster.eventloop import EventLoop
+from taskmaster.watchdog import logfolder
 from taskmaster.watchdog.output import LogFile, Output
 
-#: Folders of logs are for the daemon's user and those in its group that it lets in.
-_FOLDER_MODE: Final = 0o750
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 #: Told: number of the place, stream, bytes dropped, why.
@@ -148,41 +147,36 @@ class Captures:
         pump.max_bytes, pump.backups = spec.log_max_bytes, spec.log_backups
 
     def _log_file(self, path: str) -> LogFile:
-        folder, name = self._split(path)
+        folder, name = self._enter(path)
+        file = LogFile(folder, name, lambda: self._enter(path)[0])
         try:
-            file = LogFile(
-                os.open(folder, _FOLDER_FLAGS),
-                name,
-                lambda: os.open(self._split(path)[0], _FOLDER_FLAGS),
-            )
-            try:
-                file.open()
-            except OSError:
-                file.close()
-                raise
+            file.open()
         except OSError as error:
-            raise OSError(error.errno, error.strerror, os.path.join(folder, name)) from None
+            file.close()
+            raise OSError(error.errno, error.strerror, os.path.join(self._logs, path)) from None
         return file
 
     def _open_directly(self, path: str) -> int:
-        folder, name = self._split(path)
         # Appending: several processes, or a logrotate that truncates, must not overwrite each other.
         # Non-blocking: opening a FIFO must not wait for its reader; the process itself may block on it.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
+        folder, name = self._enter(path)
         try:
-            directory = os.open(folder, _FOLDER_FLAGS)
-            try:
-                fd = os.open(name, flags | os.O_NONBLOCK, 0o640, dir_fd=directory)
-            finally:
-                os.close(directory)
+            fd = os.open(name, flags | os.O_NONBLOCK, 0o640, dir_fd=folder)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, os.path.join(folder, name)) from None
+            raise OSError(error.errno, error.strerror, os.path.join(self._logs, path)) from None
+        finally:
+            os.close(folder)
         os.set_blocking(fd, True)
         return fd
 
-    def _split(self, path: str) -> tuple[str, str]:
-        """Folder and name; a relative path's folders are below the job's log folder and made."""
-        folder, name = os.path.split(os.path.normpath(os.path.join(self._logs, path)))
+    def _enter(self, path: str) -> tuple[int, str]:
+        """Descriptor of its folder, and its name. A relative one is below the job's log folder, which is made."""
         if not path.startswith("/"):
-            os.makedirs(folder, _FOLDER_MODE, exist_ok=True)
-        return folder, name
+            *below, name = os.path.normpath(path).split("/")
+            return logfolder.enter(self._logs, below), name
+        folder, name = os.path.split(os.path.normpath(path))
+        try:
+            return os.open(folder, _FOLDER_FLAGS), name
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None

@@ -159,9 +159,11 @@ class Endings:
         code, by_signal = (None, None) if status is None else children.exit_of(status)
         place.exit_code, place.exit_signal = code, by_signal
         place.exit_unknown = status is None
+        self._runner.memory.ended(place, by_signal)
         place.pid = place.start = place.up_at = None
         self._runner.touch(place)
-        expected = self._runner.spec.is_normal(code, by_signal)
+        # What was ended for its memory has failed, whatever ends the definition calls normal.
+        expected = self._runner.spec.is_normal(code, by_signal) and not place.over
         if status is None:
             self._runner.notice(place, "process.unknown_exit", pid=pid, uptime=round(uptime_s, 3))
         else:

@@ -20,7 +20,7 @@ import msgspec
 from taskmaster import procfs, syscalls
 from taskmaster.core.spec import JobSpec
 from taskmaster.eventloop import EventLoop
-from taskmaster.watchdog import adopt, process, record
+from taskmaster.watchdog import adopt, logfolder, process, record
 from taskmaster.watchdog.service import Service
 
 #: Exit status when another watchdog still has the job; the control plane tries again.
@@ -132,10 +132,10 @@ def _serve(launch: Launch) -> int:
 
 
 def _say_why(launch: Launch) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        os.makedirs(launch.logs, 0o750, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(f"{launch.logs}/{CRASH_FILE}", flags, 0o600)
+        folder = logfolder.enter(launch.logs)
+        fd = os.open(CRASH_FILE, flags, 0o600, dir_fd=folder)
         os.write(fd, traceback.format_exc().encode("utf-8", "replace"))
     except OSError:
         pass  # a full disk must not keep a watchdog from ending

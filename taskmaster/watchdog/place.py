@@ -35,10 +35,18 @@ class Place:
         self.exit_code: int | None = None
         self.exit_signal: int | None = None
         self.exit_unknown = False
+        #: Why the last one was ended, where nobody had asked for that.
+        self.exit_why = ""
+        #: It takes more memory than it may, and is killed for that.
+        self.over = False
         self.left = 0
         self.error = ""
         #: The audit log's id of the command that it is on its way for; empty once it has settled.
         self.cause = ""
+
+        #: Bytes in RAM as last told, and who keeps them within memoryMax.
+        self.memory: int | None = None
+        self.memory_by: str | None = None
 
         self.ended = False
         self.asking = False
@@ -76,6 +84,8 @@ class Place:
             exit_code=self.exit_code,
             exit_signal=self.exit_signal,
             exit_unknown=self.exit_unknown,
+            exit_why=self.exit_why,
+            over=self.over,
             ended=self.ended,
             left=self.left,
             error=self.error,
@@ -92,6 +102,7 @@ class Place:
         place.restarts = found.restarts
         place.exit_code, place.exit_signal = found.exit_code, found.exit_signal
         place.exit_unknown = found.exit_unknown
+        place.exit_why, place.over = found.exit_why, found.over
         place.ended, place.left, place.error = found.ended, found.left, found.error
         place.cause = found.cause
         return place
@@ -112,6 +123,9 @@ class Place:
             exit_code=self.exit_code,
             exit_signal=self.exit_signal,
             exit_unknown=self.exit_unknown,
+            exit_why=self.exit_why,
+            memory=self.memory if alive else None,
+            memory_by=self.memory_by,
             failures=self.process.failures,
             crashes=self.process.crashes,
             retry_at=self.due_at if timer is TimerKind.RETRY else None,

@@ -12,9 +12,7 @@ back to something weaker: a user that does not exist is an error, never root.
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import resource
 import signal
 from typing import Final, NoReturn
@@ -24,6 +22,9 @@ import msgspec
 from taskmaster import procfs, syscalls
 from taskmaster.children import exit_of, peek, peek_any, reap
 from taskmaster.core.spec import JobSpec, expand
+from taskmaster.watchdog import confinement, environment, privileges
+from taskmaster.watchdog.confinement import Limits
+from taskmaster.watchdog.steps import Step, StepFailed
 
 #: Exit status of a child whose watchdog died before releasing it: its program never ran.
 UNRELEASED: Final = 117
@@ -32,7 +33,6 @@ NOT_EXECUTED: Final = 127
 #: What the child is called until it is the program.
 CHILD_NAME: Final = "taskmaster-new"
 
-CLEAN_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _REPORT_BYTES: Final = 4096
 _EVERY_SIGNAL: Final = signal.valid_signals()  # made once: it is a set of 64 enumeration members
 #: Errors that say the host is short of something, not that the job is wrong.
@@ -50,8 +50,6 @@ TRANSIENT: Final = frozenset(
 )
 
 __all__ = ["exit_of", "peek", "peek_any", "reap"]
-
-Limits = tuple[tuple[int, tuple[int, int]], ...]
 
 
 class Child(msgspec.Struct):
@@ -81,7 +79,8 @@ class Child(msgspec.Struct):
 
 class Plan(msgspec.Struct):
     """What a child is to become. ``stdout`` and ``stderr`` are open descriptors or names of pipes in
-    ``directory``, the job's state directory; ``limits`` the rlimits that the daemon itself was started with."""
+    ``directory``, the job's state directory; ``limits`` the rlimits that the daemon itself was started with;
+    ``entrance`` what it writes 0 to, to be in its cgroup."""
 
     spec: JobSpec
     number: int
@@ -90,6 +89,7 @@ class Plan(msgspec.Struct):
     stdout: int | str
     stderr: int | str
     limits: Limits
+    entrance: str | None = None
 
 
 class Failure(msgspec.Struct):
@@ -145,14 +145,11 @@ def read_report(report: int) -> Failure | None:
 # between fork and exec: the child ------------------------------------------------------------------
 
 
-class _Step(Exception):
-    """A step that failed for a reason that is no system error."""
-
-
 def _become(plan: Plan, go: int, report: int) -> NoReturn:
     """Never returns: the child either is the program or has reported and ended."""
-    step = ["prepare"]
+    step = Step()
     status = NOT_EXECUTED
+    spec = plan.spec
     try:
         syscalls.set_name(CHILD_NAME)
         stdout, stderr = plan.stdout, plan.stderr
@@ -160,30 +157,33 @@ def _become(plan: Plan, go: int, report: int) -> NoReturn:
         close_all_but(keep)
         os.setsid()
         _reset_signals()
-        step[0] = "output"
-        _connect(plan)
-        step[0] = "umask"
-        os.umask(plan.spec.umask)
-        step[0] = "limits"
-        for limit, values in plan.limits:
-            resource.setrlimit(limit, values)
-        user = _change_user(plan.spec.runas, step)
-        environment = _environment(plan, user)
-        directory = plan.spec.dir
-        step[0] = f"directory {directory}"
-        os.chdir(directory)
-        argv = [expand(word, plan.number) for word in plan.spec.argv]
+        who = privileges.resolved(spec, step)
+        step.name = "output"
+        _connect(plan, who.uid)
+        step.name = "umask"
+        os.umask(spec.umask)
+        variables = environment.made(spec, plan.number, plan.instance, who, step)
+        argv = [expand(word, plan.number) for word in spec.argv]
+        if plan.entrance is not None:
+            confinement.enter(plan.entrance, step)
+        confinement.confine(spec, plan.limits, step)
+        privileges.take(spec, who, step)
+        step.name = f"directory {spec.dir}"
+        os.chdir(spec.dir)
+        privileges.seal(who, step)
         if os.read(go, 1) != b"g":
             status = UNRELEASED
         else:
-            step[0] = f"exec {argv[0]}"
-            _exec(argv, environment)
-    except _Step as why:
-        _say(report, 0, f"{step[0]}: {why}")
+            step.name = f"exec {argv[0]}"
+            _exec(argv, variables)
+    except StepFailed as why:
+        _say(report, 0, f"{step.name}: {why}")
     except OSError as error:
-        _say(report, error.errno or 0, f"{step[0]}: {os.strerror(error.errno or 0)}")
-    except (ValueError, LookupError, ArithmeticError, MemoryError) as error:
-        _say(report, 0, f"{step[0]}: {error}")
+        _say(report, error.errno or 0, f"{step.name}: {os.strerror(error.errno or 0)}")
+    except MemoryError:
+        _say(report, 0, f"{step.name}: out of memory (see limits)")
+    except (ValueError, LookupError, ArithmeticError) as error:
+        _say(report, 0, f"{step.name}: {error}")
     finally:
         # Whatever happened, the child must not run on as a second watchdog.
         os._exit(status)
@@ -205,15 +205,14 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _connect(plan: Plan) -> None:
+def _connect(plan: Plan, owner: int | None) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
-    owner = _owner(plan.spec.runas)
     for target, source in ((1, plan.stdout), (2, plan.stderr)):
         if isinstance(source, str):
             # An open of its own: the flags of the watchdog's descriptor (non-blocking) are not for the job.
             fd = os.open(source, os.O_RDWR | os.O_NOFOLLOW, dir_fd=plan.directory)
-            if owner is not None:
+            if owner is not None and os.geteuid() == 0:
                 # A program that opens /dev/stdout anew is checked against the pipe's own mode.
                 os.fchown(fd, owner, -1)
         else:
@@ -221,82 +220,21 @@ def _connect(plan: Plan) -> None:
         os.dup2(fd, target)
 
 
-def _owner(runas: str) -> int | None:
-    if not runas or os.geteuid() != 0:
-        return None
-    try:
-        return pwd.getpwnam(runas.partition(":")[0]).pw_uid
-    except KeyError:
-        return None  # the step that changes the user says so
-
-
-def _change_user(runas: str, step: list[str]) -> pwd.struct_passwd | None:
-    """Become ``user`` or ``user:group``; the password entry of who it is now."""
-    if not runas:
-        try:
-            return pwd.getpwuid(os.geteuid())
-        except KeyError:
-            return None
-    user, _, group = runas.partition(":")
-    step[0] = f"user {user}"
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        raise _Step("no such user") from None
-    gid = entry.pw_gid
-    if group:
-        step[0] = f"group {group}"
-        try:
-            gid = grp.getgrnam(group).gr_gid
-        except KeyError:
-            raise _Step("no such group") from None
-    if os.geteuid() != 0 and entry.pw_uid == os.geteuid() and gid == os.getegid():
-        return entry
-    step[0] = f"user {runas}"
-    groups = os.getgrouplist(user, gid)
-    os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
-    uids, gids = os.getresuid(), os.getresgid()
-    if set(uids) != {entry.pw_uid} or set(gids) != {gid} or set(os.getgroups()) != set(groups):
-        raise _Step("the change of user did not take effect")
-    return entry
-
-
-def _environment(plan: Plan, user: pwd.struct_passwd | None) -> dict[str, str]:
-    spec = plan.spec
-    environment = dict(os.environ) if spec.inherit_env else {}
-    environment.setdefault("PATH", CLEAN_PATH)
-    environment.setdefault("LANG", os.environ.get("LANG", "C.UTF-8"))
-    if user is not None and (spec.runas or not spec.inherit_env):
-        environment.update(
-            HOME=user.pw_dir,
-            USER=user.pw_name,
-            LOGNAME=user.pw_name,
-            SHELL=user.pw_shell or "/bin/sh",
-        )
-    environment.update((key, expand(value, plan.number)) for key, value in spec.env)
-    environment["TASKMASTER_JOB"] = spec.job
-    environment["TASKMASTER_PROCESS"] = str(plan.number)
-    environment["TASKMASTER_INSTANCE"] = plan.instance
-    return environment
-
-
-def _exec(argv: list[str], environment: dict[str, str]) -> NoReturn:
+def _exec(argv: list[str], variables: dict[str, str]) -> NoReturn:
     """Replace this process. Raises the error that says most: a denied candidate over a missing one."""
     program = argv[0]
     if "/" in program:
         candidates = [program]
     else:
-        folders = environment.get("PATH", CLEAN_PATH).split(":")
+        folders = variables.get("PATH", environment.CLEAN_PATH).split(":")
         candidates = [os.path.join(folder or ".", program) for folder in folders]
     failure: OSError | None = None
     for path in candidates:
         try:
-            os.execve(path, argv, environment)
+            os.execve(path, argv, variables)
         except OSError as error:
             if error.errno == errno.ENOENT and os.path.exists(path):
-                raise _Step("its interpreter does not exist") from None
+                raise StepFailed("its interpreter does not exist") from None
             if failure is None or error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 failure = error
     assert failure is not None

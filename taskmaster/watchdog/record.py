@@ -46,6 +46,8 @@ class PlaceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     exit_code: int | None = None
     exit_signal: int | None = None
     exit_unknown: bool = False
+    exit_why: str = ""
+    over: bool = False
     ended: bool = False
     left: int = 0
     error: str = ""

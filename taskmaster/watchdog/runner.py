@@ -32,8 +32,10 @@ from taskmaster.core.states import SETTLED
 from taskmaster.eventloop import EventLoop, Timer
 from taskmaster.watchdog import process, record
 from taskmaster.watchdog.captures import Captures
+from taskmaster.watchdog.confinement import Limits
 from taskmaster.watchdog.endings import Endings
 from taskmaster.watchdog.family import Family
+from taskmaster.watchdog.memory import Memory
 from taskmaster.watchdog.notices import Notices
 from taskmaster.watchdog.place import Place
 from taskmaster.watchdog.record import StateRecord
@@ -57,7 +59,7 @@ class Runner:
         directory: int,
         spec: JobSpec,
         sha256: str,
-        limits: process.Limits,
+        limits: Limits,
         null: int,
         logs: str,
     ) -> None:
@@ -74,6 +76,7 @@ class Runner:
         self.signalling = Signalling(self)
         self.spawning = Spawning(self, limits)
         self.endings = Endings(self)
+        self.memory = Memory(self)
         self.dropped_bytes = 0
         self.removed: list[int] = []
         #: The audit log's id of the command that is being carried out; empty while none is.
@@ -176,6 +179,7 @@ class Runner:
                 break
             self.endings.reap()
             self.endings.collect_orphans()
+        self.memory.settle()
         self.settled()
 
     def _write_record(self, forked: list[Place]) -> bool:
@@ -292,6 +296,7 @@ class Runner:
         """The job is no more: remove its records and pipes."""
         for place in list(self.places.values()):
             self.captures.remove(place.number)
+        self.memory.forget()
         record.remove(self.directory)
         self._retired = True
 
@@ -300,8 +305,7 @@ def last_exit(place: Place) -> str:
     """How the last process of the place ended, in words; empty where none has."""
     if place.exit_unknown:
         return "last exit unknown"
+    why = f", {place.exit_why}" if place.exit_why else ""
     if place.exit_signal is not None:
-        return f"last ended by signal {place.exit_signal}"
-    if place.exit_code is not None:
-        return f"last exit code {place.exit_code}"
-    return ""
+        return f"last ended by signal {place.exit_signal}{why}"
+    return "" if place.exit_code is None else f"last exit code {place.exit_code}{why}"

@@ -12,8 +12,8 @@ import signal
 from taskmaster.core.spec import JobSpec
 from taskmaster.eventloop import EventLoop
 from taskmaster.watchdog import record
+from taskmaster.watchdog.confinement import Limits
 from taskmaster.watchdog.place import Place
-from taskmaster.watchdog.process import Limits
 from taskmaster.watchdog.rendezvous import NAME, Rendezvous
 from taskmaster.watchdog.runner import Runner
 from taskmaster.watchdog.verbs import Verbs

@@ -16,6 +16,7 @@ from taskmaster.core.events import Spawned, SpawnFailed, Start, Stop
 from taskmaster.core.lifecycle import Phase
 from taskmaster.core.states import Desired
 from taskmaster.watchdog import process
+from taskmaster.watchdog.confinement import Limits
 from taskmaster.watchdog.place import Place
 from taskmaster.watchdog.process import Failure
 from taskmaster.watchdog.signalling import SHORT
@@ -31,7 +32,7 @@ class Spawning:
     """Starts the processes of one runner. ``limits``: rlimits for them. ``failed`` is told of each start that
     failed, in words, ``succeeded`` of the others."""
 
-    def __init__(self, runner: Runner, limits: process.Limits) -> None:
+    def __init__(self, runner: Runner, limits: Limits) -> None:
         self._runner = runner
         self._limits = limits
         self.failed: Callable[[Place, str], None] = lambda place, words: None
@@ -82,6 +83,13 @@ class Spawning:
             text = f"output {error.filename}: {words}"
             self._not_started(place, Failure(text, error.errno or 0))
             return False
+        try:
+            entrance = self._runner.memory.prepare(place)
+        except OSError as error:
+            ends.close()
+            text = f"memoryMax: cgroup {error.filename}: {os.strerror(error.errno or 0)}"
+            self._not_started(place, Failure(text, error.errno or 0))
+            return False
         stdout, stderr = ends.ends
         plan = process.Plan(
             self._runner.spec,
@@ -91,6 +99,7 @@ class Spawning:
             stdout,
             stderr,
             self._limits,
+            entrance,
         )
         try:
             child = process.fork(plan)
@@ -102,7 +111,7 @@ class Spawning:
             ends.close()
         place.child = child
         place.pid, place.start, place.session = child.pid, child.start, child.pid
-        place.own_child = True
+        place.own_child, place.killing, place.over = True, False, False
         place.report = self._runner.loop.watch(child.report, lambda: self._read_report(place))
         try:
             self._runner.endings.hold(place)

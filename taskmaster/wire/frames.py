@@ -79,10 +79,12 @@ class ClientFrames:
             raise self._dead
         buffer = self._buffer
         if self._searched == 0:
-            if buffer and buffer[0] in _BLANK:  # else no copy: many small frames may wait in it
-                del buffer[: len(buffer) - len(buffer.lstrip(_BLANK))]
             if not buffer:
                 return None
+            if buffer[0] in _BLANK:  # else no copy: many small frames may wait in it
+                del buffer[: len(buffer) - len(buffer.lstrip(_BLANK))]
+                if not buffer:
+                    return None
             if buffer[0] != 0x7B:  # {
                 raise self._die(_foreign(bytes(buffer[:16])))
         end = buffer.find(END, max(self._searched - 1, 0))

@@ -21,8 +21,10 @@ class ProcessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``since_s`` is wall-clock time, seconds; ``up_at``, ``retry_at``, ``kill_at`` are on the clock of
     ``time.monotonic``, which all processes of a boot share. ``error`` says in words why the last
-    start failed. ``exit_unknown``: it ended, and nobody could say how. ``failures``: failed starts in a
-    row, ``crashes``: ends after RUNNING in a row. ``left``: processes that it left behind when it ended.
+    start failed. ``exit_unknown``: it ended, and nobody could say how. ``exit_why``: it was ended, and why.
+    ``memory``: bytes in RAM, where there is a limit; ``memory_by``: what keeps that (cgroup, watching).
+    ``failures``: failed starts in a row, ``crashes``: ends after RUNNING in a row. ``left``: processes that
+    it left behind when it ended.
     """
 
     number: int
@@ -36,6 +38,9 @@ class ProcessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     exit_code: int | None = None
     exit_signal: int | None = None
     exit_unknown: bool = False
+    exit_why: str = ""
+    memory: int | None = None
+    memory_by: str | None = None
     failures: int = 0
     retry_at: float | None = None
     kill_at: float | None = None

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from taskmaster.audit import AuditLog, read_records
+from taskmaster.cli.audit import logfiles
+from taskmaster.evidence.seals import Keys
+from taskmaster.evidence.verification import Verification
 
 NOON = 1795608000.25  # 2026-11-25T12:00:00.250000Z
 
@@ -27,8 +30,8 @@ def make_log(path: Path) -> Iterator[Callable[..., AuditLog]]:
     before = set(os.listdir("/proc/self/fd"))
     logs: list[AuditLog] = []
 
-    def make(at: Path = path, *, max_bytes: int = 0, backups: int = 0) -> AuditLog:
-        log = AuditLog(at, max_bytes=max_bytes, backups=backups, wall_clock=lambda: NOON)
+    def make(at: Path = path, *, max_bytes: int = 0, backups: int = 0, **more: Any) -> AuditLog:
+        log = AuditLog(at, max_bytes=max_bytes, backups=backups, wall_clock=lambda: NOON, **more)
         logs.append(log)
         return log
 
@@ -53,3 +56,20 @@ def records(path: Path) -> Callable[[], list[dict[str, Any]]]:
         return found
 
     return read
+
+
+@pytest.fixture
+def verified(path: Path) -> Callable[..., Verification]:
+    """Verify the log with all its files, as ``taskmasterctl audit verify`` does; fails where it is not good."""
+
+    def verify(at: Path = path, seed: bytes | None = None) -> Verification:
+        seen = Verification(None if seed is None else Keys(seed), {})
+        for one in logfiles.open_all([str(at)]):
+            with one.file:
+                for number, line in enumerate(one.lines(), 1):
+                    seen.feed(line, one.path, number)
+        finding = seen.finding()
+        assert finding is None, f"{finding.place}: {finding.text}"
+        return seen
+
+    return verify

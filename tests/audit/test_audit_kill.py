@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from taskmaster.audit import AuditLog, Event
+from taskmaster.evidence.verification import Verification
 
 ROUNDS = 40
 DEADLINE_S = 30.0
@@ -55,8 +56,12 @@ def last_acknowledged(fd: int, at_least: int, child: int) -> int:
     return int(told.split(b"\n")[-2])
 
 
-def test_killed_at_any_moment(path: Path, records: Callable[[], list[dict[str, Any]]]) -> None:
-    """Over many kills: no gap in seq, whole lines only, and no record missing that was durable."""
+def test_killed_at_any_moment(
+    path: Path,
+    records: Callable[[], list[dict[str, Any]]],
+    verified: Callable[[], Verification],
+) -> None:
+    """Over many kills: no gap in seq, whole lines only, one chain, and no record missing that was durable."""
     moments = random.Random(7)
     durable = 0
     for _ in range(ROUNDS):
@@ -75,3 +80,7 @@ def test_killed_at_any_moment(path: Path, records: Callable[[], list[dict[str, A
     log.close()
     written = [record["count"] for record in records() if "count" in record]
     assert set(written) >= set(range(durable))
+    seen = verified()
+    assert seen.first is not None
+    assert seen.last is not None
+    assert (seen.first.link.seq, seen.last.link.seq) == (1, len(records()))

@@ -149,7 +149,7 @@ def test_a_kill_within_a_rotation_loses_nothing(
     surviving: int,
 ) -> None:
     """Killed after any number of renames, the next start goes on, with every record in place."""
-    log = make_log(max_bytes=300, backups=30)
+    log = make_log(max_bytes=600, backups=30)
     fill(log, 13)
     before = len(list(read_records(path)))
     assert len(generations.backup_numbers(path)) == 6
@@ -171,7 +171,7 @@ def test_a_kill_within_a_rotation_loses_nothing(
         log.close()
     monkeypatch.setattr(os, "rename", rename)
     assert len(records()) >= before
-    again = make_log(max_bytes=300, backups=30)
+    again = make_log(max_bytes=600, backups=30)
     fill(again, 3)
     assert len(records()) >= before + 3
     assert "audit.rotate_failed" not in [record["event"] for record in records()]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from taskmaster.audit import KEYS, Event
 from taskmaster.audit.events import COMMON_KEYS
-from taskmaster.audit.rendering import MAX_LINE_BYTES, REFUSED_FIELDS, Renderer, numbered
+from taskmaster.audit.rendering import REFUSED_FIELDS, Renderer, milliseconds
+from taskmaster.evidence.chain import LONGEST_LINE, NOTHING, canonical, link_of, linked
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "audit.rst"
 
@@ -27,14 +28,21 @@ values = st.recursive(
 )
 
 
+def line_of(seq: int, event: Event, fields: dict[str, Any], clock: float = 0.0) -> bytes:
+    """The line of a record as the log writes it."""
+    text, before, after = Renderer(lambda: clock).render(event, fields)
+    return linked(text % (*before, NOTHING.encode(), seq, *after))[0]
+
+
 def rendered(event: Event = Event.JOB_ADDED, /, clock: float = 0.0, **fields: object) -> Any:
-    return json.loads(numbered(1, Renderer(lambda: clock).render(event, fields)))
+    return json.loads(line_of(1, event, fields, clock))
 
 
 def test_keys_stand_in_a_fixed_order() -> None:
-    """seq, timestamp, event, then the fields as they were given, None included."""
+    """Sorted, the hash last, None included."""
     record = rendered(Event.PROCESS_EXITED, job="web", exitCode=None, signal=9)
-    assert list(record) == ["seq", "timestamp", "event", "job", "exitCode", "signal"]
+    keys = ["event", "exitCode", "job", "prev", "seq", "signal", "timestamp", "hash"]
+    assert list(record) == keys
     assert record["event"] == "process.exited"
     assert record["exitCode"] is None
 
@@ -70,10 +78,45 @@ def test_a_field_that_may_hold_a_secret_is_refused(field: str) -> None:
 @given(st.dictionaries(st.text(min_size=1).filter(lambda key: key not in REFUSED_FIELDS), values))
 def test_any_value_from_outside_makes_one_short_line(fields: dict[str, Any]) -> None:
     """Whatever a client put into it, a record is one line of JSON, below the cap."""
-    line = numbered(7, Renderer(lambda: 0.0).render(Event.COMMAND_REQUESTED, fields))
+    line = line_of(7, Event.COMMAND_REQUESTED, fields)
     assert line.count(b"\n") == 1
-    assert len(line) < MAX_LINE_BYTES + 64
+    assert len(line) < LONGEST_LINE
     assert json.loads(line)["seq"] == 7
+    link = link_of(line)
+    assert link is not None
+    assert link.intact
+    assert (link.seq, link.prev) == (7, NOTHING)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["event", "id", "job", "prev", "seq", "uptime"]),
+        st.integers(-(2**53), 2**53) | st.text() | st.floats(0, 2**53).map(lambda s: round(s, 3)),
+    )
+)
+def test_what_is_hashed_can_be_written_again_by_others(record: dict[str, Any]) -> None:
+    """The canonical form is what json.dumps gives, with keys sorted and numbers that are whole as such."""
+    whole = {
+        key: int(value) if isinstance(value, float) and value == int(value) else value
+        for key, value in record.items()
+    }
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert canonical(record) == text.encode()
+
+
+@pytest.mark.parametrize("took_s", [0.0, 0.00012, 0.003, 1.234567])
+def test_a_form_makes_the_same_record(took_s: float) -> None:
+    """What comes again and again is rendered once, and the lines are those it would have had."""
+    renderer = Renderer(lambda: 1795608000.25)
+    fields = {"command": "status", "job": "100%d", "peer": {"uid": 0}}
+    form = renderer.form(Event.COMMAND_COMPLETED, fields, timed=True)
+    assert form is not None
+    args = (b"h" * 64, 7)
+    for _ in range(2):
+        again = form.text % (milliseconds(took_s), b"ab-1", *args, *renderer.moment())
+        whole = fields | {"id": "ab-1", "durationMs": round(took_s * 1000, 3)}
+        text, before, after = renderer.render(Event.COMMAND_COMPLETED, whole)
+        assert again == text % (*before, *args, *after)
 
 
 @pytest.mark.parametrize(
@@ -88,16 +131,16 @@ def test_any_value_from_outside_makes_one_short_line(fields: dict[str, Any]) -> 
 )
 def test_a_huge_value_is_cut(value: object) -> None:
     """A client cannot fill the disk with one refused command; the record still says what it was."""
-    line = Renderer(lambda: 0.0).render(Event.COMMAND_REQUESTED, {"command": "start", "job": value})
-    assert len(line) <= MAX_LINE_BYTES
+    line = line_of(1, Event.COMMAND_REQUESTED, {"command": "start", "job": value})
+    assert len(line) <= LONGEST_LINE
     assert json.loads(line)["command"] == "start"
 
 
 def test_many_huge_values_are_cut() -> None:
     """Also where the fields are huge only together."""
     fields = {f"field{number}": ["x" * 1000] * 30 for number in range(500)}
-    line = Renderer(lambda: 0.0).render(Event.COMMAND_REQUESTED, fields)
-    assert len(line) <= MAX_LINE_BYTES
+    line = line_of(1, Event.COMMAND_REQUESTED, fields)
+    assert len(line) <= LONGEST_LINE
     assert "field0" in json.loads(line)["cut"]
 
 

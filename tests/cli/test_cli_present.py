@@ -15,7 +15,9 @@ JSON = st.recursive(
     max_leaves=5,
 )
 KEYS = ["state", "reason", "ready", "alive", "of", "processes", "watchdog", "definition"]
-PROCESS_KEYS = ["number", "pid", "state", "uptime", "restarts", "exitCode", "signal", "reason"]
+PROCESS_KEYS = [
+    *("number", "pid", "state", "uptime", "restarts", "exitCode", "signal", "exitReason", "reason"),
+]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,14 @@ def test_notes():
     assert present.job_row("web", document)[-1] == (
         "not ready; watchdog UNRESPONSIVE; definition stale: reload applies the job file"
     )
+
+
+def test_why_it_was_ended():
+    """A process that runs again shows how the one before it ended, and why where that is known."""
+    process = {"number": 0, "state": "RUNNING", "signal": 9, "exitReason": ""}
+    for why, shown in (("", ""), ("memoryMax: 9 MiB of 8 MiB", ", memoryMax: 9 MiB of 8 MiB")):
+        (row,) = present.process_rows("web", {"processes": [process | {"exitReason": why}]})
+        assert row[-1] == f"last ended by signal 9{shown}"
 
 
 def test_colour_does_not_move_columns():

@@ -29,8 +29,15 @@ PROMISED = {
     "watchdogTimeout": 30.0,
     "auditMaxBytes": 104857600,
     "auditBackups": 10,
+    "auditSealSeconds": 900.0,
+    "auditAnchorSeconds": 3600.0,
+    "auditSink": None,
+    "auditSinkSocket": None,
 }
-COMPUTED = {"socket", "configDirectory", "logDirectory", "stateDirectory", "auditFile"}
+COMPUTED = {
+    *("socket", "configDirectory", "logDirectory", "stateDirectory", "auditFile"),
+    "auditSealFile",
+}
 
 
 def loaded(tmp_path, **members):
@@ -67,6 +74,11 @@ def test_defaults_of_root():
             audit_file=Path("/var/log/taskmaster/audit.jsonl"),
             audit_max_bytes=104857600,
             audit_backups=10,
+            audit_seal_file=Path("/var/log/taskmaster/audit.seal"),
+            audit_seal_s=900.0,
+            audit_anchor_s=3600.0,
+            audit_sink=None,
+            audit_sink_socket=None,
             max_frame_bytes=4194304,
             max_clients=512,
             command_deadline_s=5.0,
@@ -138,6 +150,11 @@ def test_everything_set(tmp_path):
         watchdogTimeout=2,
         auditMaxBytes=0,
         auditBackups=0,
+        auditSealFile="seal",
+        auditSealSeconds=1,
+        auditAnchorSeconds=0,
+        auditSink="journald",
+        auditSinkSocket="sink",
     )
     assert config == DaemonConfig(
         port=0,
@@ -150,6 +167,11 @@ def test_everything_set(tmp_path):
         audit_file=tmp_path / "audit",
         audit_max_bytes=0,
         audit_backups=0,
+        audit_seal_file=tmp_path / "seal",
+        audit_seal_s=1.0,
+        audit_anchor_s=0.0,
+        audit_sink="journald",
+        audit_sink_socket=tmp_path / "sink",
         max_frame_bytes=1024,
         max_clients=1,
         command_deadline_s=0.5,
@@ -169,6 +191,11 @@ def test_null_and_derived(tmp_path):
     derived = loaded(tmp_path, stateDirectory="/s", logDirectory="/l", configDirectory="/c")
     assert (derived.socket, derived.audit_file) == (Path("/s/control.sock"), Path("/l/audit.jsonl"))
     assert derived.base == tmp_path
+    assert derived.audit_seal_file == Path("/l/audit.seal")
+    unsealed = loaded(tmp_path, auditSealFile=None, auditSink=None, auditSinkSocket=None)
+    assert (unsealed.audit_seal_file, unsealed.audit_sink, unsealed.audit_sink_socket) == (
+        None,
+    ) * 3
 
 
 @pytest.mark.parametrize(
@@ -185,6 +212,11 @@ def test_null_and_derived(tmp_path):
         *(("watchdogTimeout", v) for v in (0, None, 10**60)),
         *(("auditMaxBytes", v) for v in (-1, 2**40 + 1)),
         *(("auditBackups", v) for v in (-1, 1001)),
+        *(("auditSealFile", v) for v in ("", 1, "a\0")),
+        *(("auditSealSeconds", v) for v in (0, 86401, None)),
+        *(("auditAnchorSeconds", v) for v in (-1, 86401, None)),
+        *(("auditSink", v) for v in ("", "file", 1, ["syslog"])),
+        *(("auditSinkSocket", v) for v in ("", 1)),
     ],
 )
 def test_refused_values(tmp_path, key, value):

@@ -73,6 +73,8 @@ def test_table_fills_every_field():
 def test_what_restarts():
     """Exactly the keys that say what the processes are restart them."""
     promised = {"cmd", "shell", "runas", "env", "inheritEnv", "dir", "umask"}
+    promised |= {"envFile", "limits", "nice", "ionice", "oomScoreAdj", "cpuAffinity", "groups"}
+    promised |= {"noNewPrivileges", "capabilities"}
     assert {row.name for row in JOB_KEYS if restarts(row)} == promised
 
 

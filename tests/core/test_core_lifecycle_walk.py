@@ -249,7 +249,7 @@ def observed():
 
 @pytest.mark.parametrize(
     ("phase", "kind"),
-    list(TABLE),
+    sorted(TABLE, key=lambda cell: (cell[0].value, cell[1].__name__)),
     ids=lambda value: getattr(value, "__name__", None) or value.value,
 )
 def test_the_documented_table_is_true(phase, kind):

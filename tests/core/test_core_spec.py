@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from taskmaster.core.spec import (
     MAX_PROCESSES,
+    UNLIMITED,
+    Capabilities,
     JobSpec,
     RestartPolicy,
     changed_fields,
@@ -43,12 +45,22 @@ CHANGES = {
     "inherit_env": (True, True),
     "dir": ("/srv", True),
     "umask": (0o077, True),
+    "env_file": ("/etc/web.env", True),
+    "limits": ((("nofile", 1024, UNLIMITED),), True),
+    "nice": (5, True),
+    "ionice": ((3, 0), True),
+    "oom_score_adj": (0, True),
+    "cpu_affinity": ((0,), True),
+    "no_new_privs": (False, True),
+    "capabilities": (Capabilities((10,), (10,)), True),
+    "groups": (("audio", 7), True),
+    "memory_max": (2**29, False),
 }
 
 
 def test_defaults():
     """Only the command is required; the defaults are those of a job file that says nothing else."""
-    assert msgspec.to_builtins(SPEC) == {
+    assert msgspec.structs.asdict(SPEC) == {
         "job": "web",
         "argv": ("/bin/web",),
         "runas": "",
@@ -70,7 +82,19 @@ def test_defaults():
         "inherit_env": False,
         "dir": "/",
         "umask": 0o022,
+        "env_file": None,
+        "limits": (),
+        "nice": None,
+        "ionice": None,
+        "oom_score_adj": None,
+        "cpu_affinity": None,
+        "no_new_privs": None,
+        "capabilities": None,
+        "groups": None,
+        "memory_max": None,
     }
+    # What is as by default is not written out: a program that does not know a key yet can read the rest.
+    assert msgspec.to_builtins(SPEC) == {"job": "web", "argv": ("/bin/web",)}
     assert MAX_PROCESSES == 1000
 
 

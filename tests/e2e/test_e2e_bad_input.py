@@ -126,6 +126,16 @@ WRONG = {
     "inheritEnv": [1],
     "dir": ["", 5, None, "a\0"],
     "umask": ["0888", 18, "99999", "", "-1", None],
+    "envFile": ["", 5, "a\0", []],
+    "limits": [5, None, {"nofiles": 1}, {"rss": 1}, {"core": -1}, {"core": {"soft": 1}}],
+    "nice": [20, -21, "5", 1.5],
+    "ionice": ["fast", "realtime", "best-effort:8", "idle:0", 3, {"class": "idle", "level": 1}, {}],
+    "oomScoreAdj": [1001, -1001, "0", True],
+    "cpuAffinity": [[], "", "3-1", "x", [-1], 5, [99999]],
+    "noNewPrivileges": [0, "yes"],
+    "capabilities": [["CAP_NOTHING"], "ALL", {"effective": []}, [5], {"bounding": [], "ambient": ["CHOWN"]}],
+    "groups": ["audio", [-1], ["a b"], [None]],
+    "memoryMax": [0, "1K", "lots", -1, 1e300, True],
 }  # fmt: skip
 
 

@@ -15,19 +15,20 @@ from typing import Any, NamedTuple
 import pytest
 from watchdog_children import (
     become_nobody,
+    changes_users,
     ended,
     executed,
     forked,
     isolated,
     killed,
+    looks_into_users,
     plan,
     reported,
-    root_only,
     wait_for,
 )
 
 from taskmaster import fifos, procfs
-from taskmaster.watchdog import process
+from taskmaster.watchdog import environment, process
 
 #: Stops itself once it runs: from then on it can be looked at from outside at leisure.
 STOPPED = ("/bin/sh", "-c", "kill -STOP $$")
@@ -241,7 +242,7 @@ def test_what_may_pass_by_itself() -> None:
     ("limit", "value", "expected"),
     [
         (resource.RLIMIT_NOFILE, "open", errno.EMFILE),
-        pytest.param(resource.RLIMIT_NPROC, 0, errno.EAGAIN, marks=root_only),
+        pytest.param(resource.RLIMIT_NPROC, 0, errno.EAGAIN, marks=changes_users),
     ],
     ids=["descriptors", "processes"],
 )
@@ -430,7 +431,7 @@ def test_its_environment(directory: int, monkeypatch: pytest.MonkeyPatch, inheri
     if inherit:
         assert found == dict(os.environ) | own
     else:
-        login = {"PATH": process.CLEAN_PATH, "LANG": "xx_YY.UTF-8", "HOME": user.pw_dir}
+        login = {"PATH": environment.CLEAN_PATH, "LANG": "xx_YY.UTF-8", "HOME": user.pw_dir}
         login |= {"USER": user.pw_name, "LOGNAME": user.pw_name}
         assert found == login | own
 
@@ -457,7 +458,7 @@ def identity(pid: int) -> list[list[int]]:
     return [[int(word) for word in field(pid, key).split()] for key in ("Uid", "Gid", "Groups")]
 
 
-@root_only
+@looks_into_users
 @pytest.mark.parametrize("group", ["", "daemon"], ids=["own group", "another group"])
 def test_as_another_user(directory: int, state: Path, group: str) -> None:
     """All ids, groups, HOME and the like are that user's, and so is the pipe of its output."""
@@ -485,7 +486,7 @@ def test_as_another_user(directory: int, state: Path, group: str) -> None:
     os.close(held)
 
 
-@root_only
+@changes_users
 def test_without_root(tmp_path: Path) -> None:
     """An ordinary user may name itself, and nobody else; never is it run as somebody weaker or stronger."""
     tmp_path.chmod(0o755)

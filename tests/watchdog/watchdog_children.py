@@ -23,7 +23,23 @@ from taskmaster.watchdog import process
 
 DEADLINE_S = 30.0
 
+
+def capable(*numbers: int) -> bool:
+    """Whether this process has all these capabilities: root in a container often has not."""
+    mask = syscalls.capabilities().effective
+    return all(mask >> number & 1 for number in numbers)
+
+
+CHOWN, SETGID, SETUID, PTRACE = 0, 6, 7, 19
+
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+changes_users = pytest.mark.skipif(
+    not capable(SETUID, SETGID), reason="needs CAP_SETUID and CAP_SETGID"
+)
+#: And the pipes of its output are to be given away, the environment of another user's process to be read.
+looks_into_users = pytest.mark.skipif(
+    not capable(SETUID, SETGID, CHOWN, PTRACE), reason="needs CAP_CHOWN and CAP_SYS_PTRACE too"
+)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -41,11 +57,14 @@ def readable(fd: int) -> None:
 
 
 def plan(directory: int, *argv: str, **changed: Any) -> process.Plan:
-    """What to become; keys of the plan itself or of the JobSpec."""
+    """What to become; keys of the plan itself or of the JobSpec (``limits_``: the job's own)."""
     stdout = changed.pop("stdout", -1)
     stderr = changed.pop("stderr", -1)
     limits = changed.pop("limits", ())
+    entrance = changed.pop("entrance", None)
     number = changed.pop("number", 0)
+    if "limits_" in changed:
+        changed["limits"] = changed.pop("limits_")
     null = os.open("/dev/null", os.O_WRONLY) if -1 in (stdout, stderr) else -1
     return process.Plan(
         JobSpec("web", argv, **changed),
@@ -55,6 +74,7 @@ def plan(directory: int, *argv: str, **changed: Any) -> process.Plan:
         null if stdout == -1 else stdout,
         null if stderr == -1 else stderr,
         limits,
+        entrance,
     )
 
 

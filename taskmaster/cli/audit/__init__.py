@@ -1,1 +1,1 @@
-"""``taskmasterctl audit``: the audit log reviewed, verified, and its sealing key made; none needs a taskmasterd."""
+"""``taskmasterctl audit``: the audit log reviewed and verified, its sealing key made; needs no taskmasterd."""

@@ -208,20 +208,26 @@ def _client(settings: options.Settings) -> Iterator[Client]:
 @command(
     click.option("--key", metavar="K", help="The verification key that keygen printed."),
     click.option("--key-file", metavar="FILE", help="A file with that key in it."),
-    click.option("--head", metavar="SEQ:HASH", help="A record that the log must still hold."),
+    click.option(
+        "--head",
+        "heads",
+        metavar="SEQ:HASH",
+        multiple=True,
+        help="A record that the log must still hold.",
+    ),
     click.argument("files", metavar="[FILE]...", nargs=-1),
 )
 def verify(
     settings: options.Settings,
     key: str | None,
     key_file: str | None,
-    head: str | None,
+    heads: Sequence[str],
     files: Sequence[str],
 ) -> int:
     """Prove that no record was changed, removed or added."""
     from taskmaster.cli.audit import verify
 
-    return verify.run(files, key=key, key_file=key_file, head=head, as_json=settings.as_json)
+    return verify.run(files, key=key, key_file=key_file, heads=heads, as_json=settings.as_json)
 
 
 @command(

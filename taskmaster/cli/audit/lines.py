@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import IO
 
+from taskmaster.cli.audit.logfiles import open_all
 from taskmaster.errors import NotPermitted, TaskmasterError
 
 #: Twice what the daemon writes at most.
@@ -40,9 +41,17 @@ class Files:
 
     def lines(self) -> Iterator[bytes]:
         """Every line there is. Raises UnreadableLog, NotPermitted."""
-        opened = [(path, file) for path in self._paths for file in self._open(path)]
+        for path in self._paths:
+            checked = _opened(path, optional=False)
+            assert checked is not None
+            checked.close()
+        # PATH.2 and PATH may be named side by side: the order is that of the log.
+        opened = [(one.path, one.file) for one in open_all(self._paths)]
+        for _, file in opened:
+            about = os.fstat(file.fileno())
+            self._seen.add((about.st_dev, about.st_ino))
         for number, (path, file) in enumerate(opened):
-            yield from self._whole_lines(file, last=path == self._paths[-1])
+            yield from self._whole_lines(file, last=number == len(opened) - 1)
             if number == len(opened) - 1:
                 self._last = path, file
             else:
@@ -57,7 +66,7 @@ class Files:
             found = True
             yield line
         if not found and not _is(path, file):
-            newer = self._open(path, missing=True)
+            newer = self._unread(path)
             yield from self._whole_lines(file, last=False)  # what came before it was moved away
             for one in newer:
                 file.close()
@@ -81,19 +90,17 @@ class Files:
                 return
             yield line
 
-    def _open(self, path: str, missing: bool = False) -> list[IO[bytes]]:
+    def _unread(self, path: str) -> list[IO[bytes]]:
         """Files of this log that were not read yet, oldest first. Newest opened first: none is missed."""
         opened = []
         for name in [path, *generations(path)]:
-            file = _opened(name, optional=missing or name != path)
+            file = _opened(name, optional=True)
             if file is None:
                 continue
             about = os.fstat(file.fileno())
             if (about.st_dev, about.st_ino) in self._seen:
                 file.close()
-                if missing:
-                    break  # and all that are older
-                continue
+                break  # and all that are older
             self._seen.add((about.st_dev, about.st_ino))
             opened.append(file)
         return opened[::-1]

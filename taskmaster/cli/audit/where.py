@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from taskmaster.config.daemon import DaemonConfig, load
+from taskmaster.errors import FileError
 
 
 def configuration() -> DaemonConfig:
@@ -19,3 +20,11 @@ def configuration() -> DaemonConfig:
 def log_path() -> Path:
     """The audit log of that daemon. Raises FileError."""
     return configuration().audit_file
+
+
+def seal_path() -> str:
+    """Where that daemon looks for its sealing key. Raises FileError, also where it is told not to seal."""
+    config = configuration()
+    if config.audit_seal_file is None:
+        raise FileError(str(config.file), "auditSealFile", "null", "a path, or --file here")
+    return str(config.audit_seal_file)

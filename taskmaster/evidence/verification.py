@@ -1,0 +1,287 @@
+"""Whether a log is as it was written: fed line by line, in constant memory.
+
+It stops at the first thing that is wrong; the lines behind that only tell what it is. Every byte is
+hostile: whoever may write the log may have written it to mislead this.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from taskmaster.evidence.anomaly import Anomaly, Finding, Kind, Place, Standing
+from taskmaster.evidence.chain import NOTHING, Link, Number, link_of
+from taskmaster.evidence.seals import Keys, seal_mac
+
+SEALED: Final = "audit.sealed"
+REPAIRED: Final = "audit.repaired"
+#: More epochs than that, one a minute for 19 years, nobody waits for while their keys are computed.
+_MAX_EPOCH: Final = 10**7
+
+#: So many keys are told apart; more than one in a log's life is rare already.
+_MAX_KEYS: Final = 16
+
+
+class _Seal(msgspec.Struct):
+    epoch: Number
+    key: str
+    mac: str
+    sealedSeq: Number  # noqa: N815
+    sealedHash: str  # noqa: N815
+
+
+_decode_seal: Final = msgspec.json.Decoder(_Seal).decode
+
+
+class Sealed(NamedTuple):
+    """How far the seals of the key given prove the log: up to record ``seq``, of ``timestamp``."""
+
+    seq: int
+    timestamp: str
+    epoch: int
+
+
+class Verification:
+    """``keys``: of the verification key, None without one. ``heads``: hashes that records must have, by number."""
+
+    def __init__(self, keys: Keys | None, heads: dict[int, str]) -> None:
+        self._keys = keys
+        self._heads = heads
+        self._missing = dict(heads)
+        self._anomaly: Anomaly | None = None
+        self._found: Finding | None = None
+        self._damage: Place | None = None
+        self._damaged = 0
+        self._epoch: int | None = None
+        #: The first and the last record of the chain.
+        self.first: Standing | None = None
+        self.last: Standing | None = None
+        #: Records before the chain: how many, and number and time of the first and last.
+        self.unchained = 0
+        self.unchained_first: Link | None = None
+        self.unchained_last: Link | None = None
+        #: Lines that are no records and that a record tells of.
+        self.accounted = 0
+        self.sealed: Sealed | None = None
+        #: Seals by the name of their key; and those that the key given has made, checked.
+        self.seals: dict[str, int] = {}
+        self.checked = 0
+        self.first_epoch: int | None = None
+
+    def feed(self, line: bytes, file: str, number: int) -> None:
+        """The next line, with its line end."""
+        link = link_of(line)
+        if self._anomaly is not None:
+            self._anomaly.look(link, Place(file, number))
+            return
+        if self._found is not None:
+            return
+        last = self.last
+        if (
+            last is not None
+            and link is not None
+            and link.intact
+            and link.prev == last.link.hash
+            and link.seq == last.link.seq + 1
+            and not self._damaged
+        ):
+            self._accept(line, link, Place(file, number))
+        else:
+            self._doubt(line, link, Place(file, number))
+
+    def _doubt(self, line: bytes, link: Link | None, place: Place) -> None:
+        if link is None:
+            self._damage = self._damage or place
+            self._damaged += 1
+            return
+        if self._damage is not None and not (link.event == REPAIRED and self._follows(link)):
+            self._anomaly = Anomaly(self.last, None, self._damage)
+            self._anomaly.look(link, place)
+        elif self.last is None and not link.hash:
+            self._before_the_chain(link, place)
+        elif self.last is None and link.intact and self._begins_badly(link, place):
+            return
+        elif not self._follows(link):
+            self._anomaly = Anomaly(self.last, link, place)
+        else:
+            self.accounted += self._damaged
+            self._damage, self._damaged = None, 0
+            self._accept(line, link, place)
+
+    def _follows(self, link: Link) -> bool:
+        if not link.intact:
+            return False
+        last = self.last
+        if last is not None:
+            return link.prev == last.link.hash and link.seq == last.link.seq + 1
+        return self.unchained_last is None or link.prev == NOTHING
+
+    def _before_the_chain(self, link: Link, place: Place) -> None:
+        if self._skips(link, place):
+            return
+        self.unchained += 1
+        self.unchained_first = self.unchained_first or link
+        self.unchained_last = link
+
+    def _skips(self, link: Link, place: Place) -> bool:
+        before = self.unchained_last
+        if before is None or link.seq <= before.seq + 1:
+            return False
+        self._found = Finding(
+            Kind.REMOVED,
+            before.seq + 1,
+            place,
+            f"record {before.seq + 1} was removed: record {link.seq} stands where it belongs",
+        )
+        return True
+
+    def _begins_badly(self, link: Link, place: Place) -> bool:
+        """Whether the chain's first record shows that those before it should have hashes too."""
+        before = self.unchained_last
+        if before is None:
+            return False
+        if link.prev != NOTHING:
+            self._found = Finding(
+                Kind.CHANGED,
+                before.seq,
+                place,
+                f"record {before.seq} was changed: it has no hash, and record {link.seq} holds one for it",
+            )
+            return True
+        return self._skips(link, place)
+
+    def _accept(self, line: bytes, link: Link, place: Place) -> None:
+        if self._heads and link.seq in self._heads:
+            self._missing.pop(link.seq, None)
+            if self._heads[link.seq] != link.hash:
+                self._found = Finding(
+                    Kind.REWRITTEN,
+                    link.seq,
+                    place,
+                    f"record {link.seq} is another one than the head names: it, or one before it, was "
+                    "changed, and all hashes behind that made anew",
+                )
+                return
+        if link.event == SEALED:
+            self._seal(line, link, place)
+            if self._found is not None:
+                return
+        self.last = Standing(link, place)
+        if self.first is None:
+            self.first = self.last
+
+    # seals ------------------------------------------------------------------------------------------
+
+    def _seal(self, line: bytes, link: Link, place: Place) -> None:
+        last = self.last
+        try:
+            seal = _decode_seal(line)
+        except msgspec.ValidationError:
+            self._bad_seal(link, place, "what it says is no seal")
+            return
+        name = seal.key if len(self.seals) < _MAX_KEYS or seal.key in self.seals else "others"
+        self.seals[name] = self.seals.get(name, 0) + 1
+        covers = (seal.sealedSeq, seal.sealedHash)
+        if last is not None and covers != (last.link.seq, last.link.hash):
+            if seal.sealedSeq > last.link.seq:
+                self._found = Finding(
+                    Kind.CUT,
+                    last.link.seq + 1,
+                    place,
+                    f"records {last.link.seq + 1} to {seal.sealedSeq} were cut off: the seal says that they "
+                    "were there",
+                )
+            else:
+                self._bad_seal(link, place, "it is over another record than the one before it")
+            return
+        if self._keys is None or seal.key != self._keys.name:
+            return
+        if seal.epoch > _MAX_EPOCH:
+            self._bad_seal(link, place, f"its epoch is {seal.epoch}")
+        elif self._epoch is not None and seal.epoch != self._epoch + 1:
+            back = "epochs never go back" if seal.epoch <= self._epoch else "seals were taken out"
+            self._bad_seal(link, place, f"epoch {seal.epoch} after epoch {self._epoch}: {back}")
+        elif not hmac.compare_digest(self._mac(self._keys, seal), seal.mac.encode()):
+            self._bad_seal(link, place, "it was not made with the sealing key of its epoch")
+        else:
+            self._epoch = seal.epoch
+            self.checked += 1
+            if self.first_epoch is None:
+                self.first_epoch = seal.epoch
+            if last is not None:
+                self.sealed = Sealed(last.link.seq, last.link.timestamp, seal.epoch)
+
+    @staticmethod
+    def _mac(keys: Keys, seal: _Seal) -> bytes:
+        key = keys.of(seal.epoch)
+        return seal_mac(key, seal.key, seal.epoch, seal.sealedSeq, seal.sealedHash).encode()
+
+    def _bad_seal(self, link: Link, place: Place, why: str) -> None:
+        first = self.first.link.seq if self.first is not None else link.seq
+        begin = first if self.sealed is None else self.sealed.seq + 1
+        self._found = Finding(
+            Kind.REWRITTEN,
+            begin,
+            place,
+            f"the seal that is record {link.seq} does not hold ({why}): records {begin} to {link.seq} may "
+            "have been rewritten, with all their hashes",
+        )
+
+    # the end ----------------------------------------------------------------------------------------
+
+    def finding(self) -> Finding | None:
+        """The first thing that is wrong, None when all is well. Only once every line was fed."""
+        if self._found is None and self._anomaly is None and self._damage is not None:
+            self._anomaly = Anomaly(self.last, None, self._damage)
+        if self._anomaly is not None:
+            self._found = self._anomaly.finding()
+            self._anomaly = None
+        if self._found is None and self._missing:
+            self._found = self._of_a_missing_head(max(self._missing))
+        return self._found
+
+    def _of_a_missing_head(self, head: int) -> Finding:
+        last, first = self.last, self.first
+        if last is None or first is None:
+            return Finding(
+                Kind.CUT,
+                head,
+                Place("", 0),
+                f"record {head}, which the head names, is not there: no record here has a hash",
+            )
+        if head > last.link.seq:
+            return Finding(
+                Kind.CUT,
+                last.link.seq + 1,
+                last.place,
+                f"the end was cut off: the head names record {head}, and the log ends with record "
+                f"{last.link.seq}",
+            )
+        return Finding(
+            Kind.CUT,
+            head,
+            first.place,
+            f"record {head}, which the head names, is not in these files: they begin with record "
+            f"{first.link.seq}",
+        )
+
+
+def summary(seen: Verification) -> dict[str, Any]:
+    """What the chain covers, for programs: plain values only."""
+    first, last = seen.first, seen.last
+    return {
+        "records": 0 if first is None or last is None else last.link.seq - first.link.seq + 1,
+        "first": None
+        if first is None
+        else {"seq": first.link.seq, "timestamp": first.link.timestamp},
+        "last": None if last is None else {"seq": last.link.seq, "timestamp": last.link.timestamp},
+        "head": None if last is None else f"{last.link.seq}:{last.link.hash}",
+        "beginsWithTheLog": first is not None and first.link.prev == NOTHING,
+        "unchained": seen.unchained,
+        "linesAccountedFor": seen.accounted,
+        "seals": seen.seals,
+        "sealsChecked": seen.checked,
+        "sealed": None if seen.sealed is None else dict(seen.sealed._asdict()),
+    }
