@@ -37,7 +37,7 @@ Reader = Callable[[Query], Reply]
 Handler = Callable[[Exchange], None]
 
 
-#: The reply of a command that only reads, if all is well.
+#: The reply, if all is well, of commands that only read and are asked again and again.
 _OUTCOMES: Final = {
     Command.STATUS: replies.STATUS,
     Command.PULL: replies.FILE,
