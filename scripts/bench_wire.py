@@ -111,7 +111,7 @@ def changing(host: Host, options: Options) -> list[Row]:
     """A command that changes something, on record and on disk before its reply, against one fdatasync."""
     daemon = host.daemon_of(1)
     client = daemon.start()
-    query = frame("repair", daemon.names[0])
+    query = frame("reload", daemon.names[0])
     record = b"x" * 512  # as long as the two records of the command together
     log = os.open(
         host.folder / "log-of-the-baseline", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
@@ -134,7 +134,7 @@ def changing(host: Host, options: Options) -> list[Row]:
     mine, other, ratio = interleaved(options.pick(quick=100, full=600), ours, theirs)
     return [
         Row(
-            "repair of a healthy job",
+            "reload of an unchanged job",
             f"{mine * 1e6:.0f} us",
             f"write and fdatasync {other * 1e6:.0f} us",
             ratio,

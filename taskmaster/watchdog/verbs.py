@@ -157,9 +157,10 @@ class Verbs:
     def _repair(self, request: int) -> None:
         wanted = self._wanted()
         for place in wanted:
-            place.process = lifecycle.forgiven(place.process)
-            place.restarts = 0
-            self._runner.touch(place)
+            forgiven = lifecycle.forgiven(place.process)
+            if place.restarts or forgiven != place.process:
+                place.process, place.restarts = forgiven, 0
+                self._runner.touch(place)
             if place.process.desired is Desired.UP and place.phase not in ALIVE:
                 self._runner.feed(place, Start())
         self._drop_surplus()
