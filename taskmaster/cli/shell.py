@@ -19,7 +19,7 @@ PROMPT = "taskmaster> "
 EXIT_USAGE = 2
 MAX_LINE_CHARACTERS = 1024 * 1024
 _OWN = ("help", "exit", "quit")
-_JOBLESS = ("push", "list", "shutdown", "upgrade", "doctor", "help", "exit", "quit")
+_JOBLESS = ("push", "list", "shutdown", "upgrade", "doctor", "audit", "help", "exit", "quit")
 
 
 class Shell:

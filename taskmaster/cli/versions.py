@@ -6,6 +6,7 @@ Knows nothing of click; every function returns the exit status or raises Taskmas
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from taskmaster.cli import outcomes, screen
 from taskmaster.cli.audit import table, times
 from taskmaster.cli.client import Client
 from taskmaster.cli.outcomes import Outcome
-from taskmaster.errors import TaskmasterError
+from taskmaster.errors import TaskmasterError, Unavailable
 
 Version = dict[str, Any]
 
@@ -76,7 +77,7 @@ def diff(client: Client, job: str, old: str | None, new: str | None, *, as_json:
     newest = next(_versions(client, job, document, 1), None)
     if new is None and not there:
         # Deleted: the file that it had.
-        new = None if newest is None else str(newest.get("version"))
+        new = None if newest is None else _number(newest)
     before = old
     if old is None:
         sha256 = document.get("current") if there else (newest or {}).get("sha256")
@@ -134,7 +135,7 @@ def _versions(
     client: Client, job: str, document: dict[str, Any], at_most: int | None
 ) -> Iterator[Version]:
     """The versions, newest first, page by page."""
-    given = 0
+    given, oldest = 0, math.inf
     while True:
         listed = document.get("versions")
         page = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
@@ -144,8 +145,9 @@ def _versions(
             given += 1
             yield one
         last = page[-1].get("version") if page else None
-        if document.get("more") is not True or not isinstance(last, int):
+        if document.get("more") is not True or not isinstance(last, int) or last >= oldest:
             return
+        oldest = last
         document = _document(client, job, last)
 
 
@@ -158,7 +160,10 @@ def _before(client: Client, job: str, document: dict[str, Any], sha256: Any) -> 
 
 
 def _number(version: Version) -> str:
-    return str(version.get("version"))
+    number = version.get("version")
+    if not isinstance(number, int) or number < 1:
+        raise Unavailable("taskmasterd's history has a version without a number")
+    return str(number)
 
 
 def _compared(client: Client, job: str, old: str | None, new: str | None) -> bytes:

@@ -30,8 +30,9 @@ class Told:
         """Every line there is. Raises TaskmasterError."""
         while True:
             # Not until nothing comes: each question is on record itself, so something always does.
-            yield from self._split(self._piece({}))
-            if not self._more:
+            piece = self._piece({})
+            yield from self._split(piece)
+            if not (self._more and piece):
                 return
 
     def more(self) -> Iterator[bytes]:
