@@ -246,7 +246,7 @@ def test_the_largest_job_fits():
     processes = tuple(
         ProcessStatus(
             number, State.BACKOFF, Desired.UP, 4194303, 10**12, 1.8e9 + 1 / 3, 1e8 / 3, 10**6, 255, None, True,
-            10**6, 1e8 / 3, 1e8 / 3, error=long_story,
+            failures=10**6, retry_at=1e8 / 3, kill_at=1e8 / 3, error=long_story,
         )
         for number in range(MAX_PROCESSES)
     )  # fmt: skip
