@@ -134,14 +134,19 @@ class AuditLog:
         self, requested: Form, completed: Form, record_id: bytes, took_s: float
     ) -> None:
         """``record`` twice of a command that changes nothing: asked ``took_s`` ago, answered now."""
-        renderer, backlog = self._renderer, self._backlog
-        first = requested.text, (record_id,), renderer.moment(took_s)
-        second = completed.text, (milliseconds(took_s), record_id), renderer.moment()
-        if backlog.keeps_up():
-            backlog.put_usual(first, second)
-        else:
-            self._put(Event.COMMAND_REQUESTED, first)
-            self._put(Event.COMMAND_COMPLETED, second)
+        second, micros = now = self._renderer.moment()
+        then = micros - int(took_s * 1_000_000)
+        begun = (second, then) if then >= 0 else self._renderer.moment(took_s)
+        took = milliseconds(took_s)
+        if (
+            self._fd >= 0
+            and self.error is None
+            and self._sink is None
+            and self._backlog.put_read(requested.text, completed.text, record_id, took, begun, now)
+        ):
+            return
+        self._put(Event.COMMAND_REQUESTED, (requested.text, (record_id,), begun))
+        self._put(Event.COMMAND_COMPLETED, (completed.text, (took, record_id), now))
 
     def _put(self, event: Event, record: Rendered) -> None:
         share = 2 if event in _COMMANDS else 1
@@ -162,7 +167,7 @@ class AuditLog:
         """
         complete, self._incomplete = not self._incomplete, False
         backlog = self._backlog
-        idle = not (len(backlog) or self._lost.count or self.error)
+        idle = not (backlog.rendered or backlog.lines or self._lost.count or self.error)
         if idle and not (durable and backlog.unsynced_bytes):
             return complete
         if not durable and self._write_plainly():
@@ -218,20 +223,21 @@ class AuditLog:
         False where anything is not common, and nothing has been done then.
         """
         backlog = self._backlog
-        if not backlog.is_plain() or self.error is not None or self._fd < 0 or self._lost.count:
+        if backlog.torn or self.error is not None or self._fd < 0 or self._lost.count:
             return False
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_S
             if not self._is_in_place():
                 return False
-        size = backlog.plain_bytes()
+        if backlog.rendered:
+            self._number()
+        block = b"".join(backlog.lines)
+        size = len(block)
         if self._rotates_at is not None and self._size + size > self._rotates_at:
             return False
         if backlog.unsynced_bytes + size > _BATCH_BYTES:
             return False
-        lines, seq, last = backlog.numbered()
-        block = b"".join(lines)
         try:
             written = os.write(self._fd, block)
         except OSError as error:
@@ -240,14 +246,16 @@ class AuditLog:
             self.error = error
             written = 0
         self._size += written
-        if written == len(block):
-            backlog.plain_written(block, seq, last)
-        else:
-            backlog.number()  # the same bytes again
+        if written < size:
             backlog.wrote(written)
+            return False
+        backlog.all_written(block)
+        return not backlog.rendered  # what the sink has missed may be
+
+    def _number(self) -> None:
+        lines = self._backlog.number()
         if self._sink is not None:
             self._tell_sink(self._sink, lines)
-        return written == len(block) and not len(backlog)
 
     def sink_takes_again(self) -> None:
         """The sink has taken all that waited: put on record what it has missed."""
@@ -282,9 +290,7 @@ class AuditLog:
 
     def _write_all(self) -> None:
         while True:
-            lines = self._backlog.number()
-            if self._sink is not None:
-                self._tell_sink(self._sink, lines)
+            self._number()
             while self._backlog.next_bytes():
                 self._write_some()
             if self._lost.count:

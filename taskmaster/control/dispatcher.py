@@ -134,6 +134,8 @@ class Dispatcher:
         else:
             self._record_failed_read(session, query, reply, time.monotonic() - begun)
         self._advanced[session] = None
+        if reply.bare is not None and reply.code is None:
+            return reply.bare
         return reply.frame(with_code=query.codes)
 
     def _record_failed_read(
