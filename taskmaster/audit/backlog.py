@@ -11,7 +11,7 @@ from collections import deque
 from typing import Final
 
 from taskmaster.audit.rendering import Moment, Rendered
-from taskmaster.evidence.chain import NOTHING, sha256, with_hash
+from taskmaster.evidence.chain import NOTHING, WITH_HASH, sha256, with_hash
 
 #: Records that wait for a disk that cannot be written: 4 MiB is about 10 000 usual ones.
 MAX_BYTES: Final = 4 << 20
@@ -75,13 +75,7 @@ class Backlog:
         self._rendered_bytes += len(record[0]) + _GAPS_BYTES
 
     def put_read(
-        self,
-        asked: bytes,
-        answered: bytes,
-        record_id: bytes,
-        took: bytes,
-        begun: Moment,
-        now: Moment,
+        self, asked: bytes, answered: bytes, number: int, took: bytes, begun: Moment, now: Moment
     ) -> bool:
         """Put the two records of a read last in line, by their forms, and number them at once.
 
@@ -92,12 +86,13 @@ class Backlog:
         if self.rendered or len(lines) >= _USUAL_RECORDS:
             return False
         seq = self.seq
-        body = asked % (record_id, self.hash, seq + 1, *begun)
+        # Twice the body of with_hash: a call costs a tenth of all this.
+        body = asked % (number, self.hash, seq + 1, *begun)
         last = sha256(body).hexdigest().encode()
-        first = with_hash(body, last)
-        body = answered % (took, record_id, last, seq + 2, *now)
+        first = WITH_HASH % (body[:-1], last)
+        body = answered % (took, number, last, seq + 2, *now)
         last = sha256(body).hexdigest().encode()
-        second = with_hash(body, last)
+        second = WITH_HASH % (body[:-1], last)
         self.seq, self.hash = seq + 2, last
         lines.append(first)
         lines.append(second)

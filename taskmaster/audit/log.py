@@ -123,30 +123,35 @@ class AuditLog:
         self._look_at = 0.0
         self._put(event, self._renderer.render(event, fields))
 
-    def form(self, event: Event, fields: Mapping[str, object], *, timed: bool) -> Form | None:
+    def form(
+        self, event: Event, fields: Mapping[str, object], *, prefix: str, timed: bool
+    ) -> Form | None:
         """For ``record_read``: what records have in common that come again and again.
 
-        ``fields``: all but ``id`` and ``durationMs``. None where there cannot be one.
+        ``fields``: all but ``id``, which is ``prefix`` and a number, and ``durationMs``. None where there cannot
+        be one.
         """
-        return self._renderer.form(event, fields, timed=timed)
+        return self._renderer.form(event, fields, prefix=prefix, timed=timed)
 
-    def record_read(
-        self, requested: Form, completed: Form, record_id: bytes, took_s: float
-    ) -> None:
-        """``record`` twice of a command that changes nothing: asked ``took_s`` ago, answered now."""
-        second, micros = now = self._renderer.moment()
-        then = micros - int(took_s * 1_000_000)
-        begun = (second, then) if then >= 0 else self._renderer.moment(took_s)
-        took = milliseconds(took_s)
+    def record_read(self, requested: Form, completed: Form, number: int, took_s: float) -> None:
+        """``record`` twice of a command that changes nothing: asked ``took_s`` ago, answered now.
+
+        ``number``: of its id.
+        """
+        now = self._renderer.moment()
+        micros = int(took_s * 1_000_000)
+        then = now[1] - micros
+        begun = (now[0], then) if then >= 0 else self._renderer.moment(took_s)
+        took = milliseconds(micros)
         if (
             self._fd >= 0
             and self.error is None
             and self._sink is None
-            and self._backlog.put_read(requested.text, completed.text, record_id, took, begun, now)
+            and self._backlog.put_read(requested.text, completed.text, number, took, begun, now)
         ):
             return
-        self._put(Event.COMMAND_REQUESTED, (requested.text, (record_id,), begun))
-        self._put(Event.COMMAND_COMPLETED, (completed.text, (took, record_id), now))
+        self._put(Event.COMMAND_REQUESTED, (requested.text, (number,), begun))
+        self._put(Event.COMMAND_COMPLETED, (completed.text, (took, number), now))
 
     def _put(self, event: Event, record: Rendered) -> None:
         share = 2 if event in _COMMANDS else 1

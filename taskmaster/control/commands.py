@@ -27,7 +27,7 @@ class Commands:
     def __init__(self, supervisor: Supervisor, definitions: Definitions) -> None:
         self._supervisor = supervisor
         self._definitions = definitions
-        self._board = status.Board()
+        self._board = status.Board(definitions.path)
 
     def install(self, dispatcher: Dispatcher) -> None:
         """Fill the dispatcher's tables."""
@@ -82,8 +82,7 @@ class Commands:
     # reading --------------------------------------------------------------------------------------
 
     def _status(self, query: Query) -> Reply:
-        job = self._definitions.find(query.job)
-        return self._board.reply(job, self._definitions.path(job.name))
+        return self._board.reply(self._definitions.find(query.job))
 
     def _list(self, query: Query) -> Reply:
         self._board.forget(self._supervisor.jobs)

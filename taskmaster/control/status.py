@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any, Final
 
 import msgspec
@@ -40,13 +40,16 @@ class _Made(msgspec.Struct):
 
 
 class Board:
-    """The status replies of all jobs, each made anew only when something in it is another.
+    """The status replies of all jobs; ``path`` tells where a job's file is.
+
+    Each is made anew only when something in it is another.
 
     The numbers in them (uptime, time to the next retry) have a tenth of a second, so that is how long one
     may serve: health checks come in hundreds a second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: Callable[[str], str]) -> None:
+        self._path = path
         self._replies: dict[str, _Made] = {}
         #: What was looked at in this turn of the loop: whether the file of a job is another.
         self._stale: dict[str, tuple[int, bool]] = {}
@@ -56,15 +59,15 @@ class Board:
         if self._stale:
             self._stale.clear()
 
-    def reply(self, job: Job, path: str) -> Reply:
-        """The reply to a status query. ``path``: where the job's file is."""
+    def reply(self, job: Job) -> Reply:
+        """The reply to a status query."""
         now = time.monotonic()
         version, watchdog = job.version, job.watchdog
         linked = watchdog is not None and watchdog.link is not None
         seen = self._stale.get(job.name)
         if seen is None or seen[0] != version:
             # Half of what a reply costs; one look serves all that were asked in one go.
-            self._stale[job.name] = seen = (version, is_stale(job, path))
+            self._stale[job.name] = seen = (version, is_stale(job, self._path(job.name)))
         stale = seen[1]
         kept = self._replies.get(job.name)
         if (
