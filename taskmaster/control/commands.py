@@ -28,15 +28,13 @@ class Commands:
         self._supervisor = supervisor
         self._definitions = definitions
         self._board = status.Board(definitions.path)
+        #: To be called at the end of each turn of the loop.
+        self.turn_over = self._board.turn_over
 
     def install(self, dispatcher: Dispatcher) -> None:
         """Fill the dispatcher's tables."""
         dispatcher.readers = self.readers()
         dispatcher.handlers = self.handlers()
-
-    def turn_over(self) -> None:
-        """Call at the end of each turn of the loop."""
-        self._board.turn_over()
 
     def readers(self) -> dict[Command, Reader]:
         """Commands that change nothing: a query to its reply."""

@@ -95,7 +95,7 @@ class Session:
     def _frame(self, frame: bytes) -> None:
         dispatcher = self._dispatcher
         known = None if self._exchanges else dispatcher.known.get((self.number, frame))
-        if known is not None and self._takes_more():
+        if known is not None and self._stream.outbound_bytes + self._out_bytes < ENOUGH_OUTBOUND:
             reply = dispatcher.read_now(self, known)
             self._out.append(reply)
             self._out_bytes += len(reply)
