@@ -91,6 +91,8 @@ class EventLoop:
         self._noted: set[int] = set()
         self._wakeup: tuple[int, int] | None = None
         self.after_turn: Callback | None = None
+        #: Served before all others that are ready at the same time.
+        self.first: Watch | None = None
 
     # descriptors ------------------------------------------------------------------------------
 
@@ -198,7 +200,10 @@ class EventLoop:
             _serve(watches[fd], mask)
         else:
             # Looked up before any is served: the number of one that is closed may soon be another's.
-            for watch, mask in [(watches[fd], mask) for fd, mask in ready]:
+            batch = [(watches[fd], mask) for fd, mask in ready]
+            if self.first is not None:
+                batch.sort(key=lambda one: one[0] is not self.first)
+            for watch, mask in batch:
                 _serve(watch, mask)
         if self._timers and self._timers[0][0] <= self.now():
             self._fire_timers()

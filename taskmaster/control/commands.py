@@ -27,9 +27,9 @@ class Commands:
     def __init__(self, supervisor: Supervisor, definitions: Definitions) -> None:
         self._supervisor = supervisor
         self._definitions = definitions
-        self._board = status.Board(definitions.path)
+        self.board = status.Board(definitions.path)
         #: To be called at the end of each turn of the loop.
-        self.turn_over = self._board.turn_over
+        self.turn_over = self.board.turn_over
 
     def install(self, dispatcher: Dispatcher) -> None:
         """Fill the dispatcher's tables."""
@@ -80,10 +80,10 @@ class Commands:
     # reading --------------------------------------------------------------------------------------
 
     def _status(self, query: Query) -> Reply:
-        return self._board.reply(self._definitions.find(query.job))
+        return self.board.reply(self._definitions.find(query.job))
 
     def _list(self, query: Query) -> Reply:
-        self._board.forget(self._supervisor.jobs)
+        self.board.forget(self._supervisor.jobs)
         return replies.job_list(sorted(self._supervisor.jobs), old_dialect=query.old_dialect)
 
     def _pull(self, query: Query) -> Reply:
