@@ -91,6 +91,8 @@ class EventLoop:
         self._noted: set[int] = set()
         self._wakeup: tuple[int, int] | None = None
         self.after_turn: Callback | None = None
+        #: Served before all others that are ready at the same time.
+        self.first: Watch | None = None
 
     # descriptors ------------------------------------------------------------------------------
 
@@ -193,17 +195,16 @@ class EventLoop:
         """Wait for one batch of events, serve it, then call ``after_turn``."""
         watches = self._watches
         ready = self._epoll.poll(self._timeout(), len(watches) or 1)
-        # Looked up before any is served: the number of one that is closed may soon be another's.
-        served = (
-            [(watches[ready[0][0]], ready[0][1])]
-            if len(ready) == 1
-            else [(watches[fd], mask) for fd, mask in ready]
-        )
-        for watch, mask in served:
-            if mask & _TO_READER and watch.fd >= 0 and watch.on_read is not None:
-                watch.on_read()
-            if mask & _TO_WRITER and watch.fd >= 0 and watch.on_write is not None:
-                watch.on_write()
+        if len(ready) == 1:
+            fd, mask = ready[0]
+            _serve(watches[fd], mask)
+        else:
+            # Looked up before any is served: the number of one that is closed may soon be another's.
+            batch = [(watches[fd], mask) for fd, mask in ready]
+            if self.first is not None:
+                batch.sort(key=lambda one: one[0] is not self.first)
+            for watch, mask in batch:
+                _serve(watch, mask)
         if self._timers and self._timers[0][0] <= self.now():
             self._fire_timers()
         if self.after_turn is not None:
@@ -242,6 +243,13 @@ class EventLoop:
                 self._cancelled -= 1
         for timer in due:
             timer.fire()
+
+
+def _serve(watch: Watch, mask: int) -> None:
+    if mask & _TO_READER and watch.fd >= 0 and watch.on_read is not None:
+        watch.on_read()
+    if mask & _TO_WRITER and watch.fd >= 0 and watch.on_write is not None:
+        watch.on_write()
 
 
 def _mask(watch: Watch) -> int:

@@ -18,6 +18,7 @@ from taskmaster.eventloop import EventLoop, Timer, Watch
 READ_BYTES: Final = 65536
 #: Reads after a peer's death: more than a socket's buffers hold (wmem_max is 212992 bytes by default).
 READ_OUT_TURNS: Final = 256
+_LATER: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
 #: Errors of a connection that has ended in one way or another; all mean the same here. The last two lines
 #: are what Linux makes of ICMP errors (icmp_err_convert) when it gives up sending: any router's doing.
 _GONE: Final = frozenset(
@@ -115,7 +116,10 @@ class Stream:
         if self._out:
             self._out += data
         else:
-            sent = self._write(data)
+            try:
+                sent = os.write(self._fd, data)
+            except OSError as error:
+                sent = self._unwritten(data, error)
             if sent == len(data) or self._fd < 0:
                 return
             self._out += data[sent:]
@@ -290,14 +294,18 @@ class Stream:
     def _write(self, data: bytes | bytearray) -> int:
         try:
             return os.write(self._fd, data)
-        except (BlockingIOError, InterruptedError):
-            return 0
         except OSError as error:
-            if error.errno in _GONE and self._reading:
-                # What it sent before it went is still to be read; the end of that ends it.
-                return len(data)
-            self._failed(error)
+            return self._unwritten(data, error)
+
+    def _unwritten(self, data: bytes | bytearray, error: OSError) -> int:
+        """How much counts as sent, after this ``error`` of write."""
+        if error.errno in _LATER:
             return 0
+        if error.errno in _GONE and self._reading:
+            # What it sent before it went is still to be read; the end of that ends it.
+            return len(data)
+        self._failed(error)
+        return 0
 
     def _failed(self, error: OSError) -> None:
         if error.errno not in _GONE:

@@ -158,3 +158,39 @@ def pidfd_exit_status(pidfd: int) -> int | None:
         return None
     (status,) = struct.unpack_from("i", info, _EXIT_CODE_AT)
     return int(status)
+
+
+#: What may make a file of a folder another, and what ends the watching (include/uapi/linux/inotify.h).
+_IN_CHANGES: Final = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200
+_IN_ENDS: Final = 0x400 | 0x800 | 0x2000 | 0x8000
+_IN_FLAGS: Final = 0x01000000 | 0x02000000
+_INOTIFY_EVENT: Final = struct.Struct("iIII")
+
+
+def watch_folder(path: str) -> int:
+    """A descriptor that can be read when a file of the folder may have become another: ``folder_events``."""
+    fd = int(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"inotify_init1: {os.strerror(number)}")
+    mask = ctypes.c_uint32(_IN_CHANGES | _IN_ENDS & ~0xA000 | _IN_FLAGS)
+    if _libc.inotify_add_watch(fd, ctypes.c_char_p(os.fsencode(path)), mask) < 0:
+        number = ctypes.get_errno()
+        os.close(fd)
+        raise OSError(number, f"inotify_add_watch: {os.strerror(number)}", path)
+    return fd
+
+
+def folder_events(fd: int) -> bool:
+    """Take what ``watch_folder`` has to tell; whether it tells on, which it does not of a folder that is gone."""
+    on = True
+    while True:
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return on
+        at = 0
+        while at < len(data):
+            _, mask, _, length = _INOTIFY_EVENT.unpack_from(data, at)
+            on = on and not mask & _IN_ENDS
+            at += _INOTIFY_EVENT.size + length

@@ -123,25 +123,35 @@ class AuditLog:
         self._look_at = 0.0
         self._put(event, self._renderer.render(event, fields))
 
-    def form(self, event: Event, fields: Mapping[str, object], *, timed: bool) -> Form | None:
+    def form(
+        self, event: Event, fields: Mapping[str, object], *, prefix: str, timed: bool
+    ) -> Form | None:
         """For ``record_read``: what records have in common that come again and again.
 
-        ``fields``: all but ``id`` and ``durationMs``. None where there cannot be one.
+        ``fields``: all but ``id``, which is ``prefix`` and a number, and ``durationMs``. None where there cannot
+        be one.
         """
-        return self._renderer.form(event, fields, timed=timed)
+        return self._renderer.form(event, fields, prefix=prefix, timed=timed)
 
-    def record_read(
-        self, requested: Form, completed: Form, record_id: bytes, took_s: float
-    ) -> None:
-        """``record`` twice of a command that changes nothing: asked ``took_s`` ago, answered now."""
-        renderer, backlog = self._renderer, self._backlog
-        first = requested.text, (record_id,), renderer.moment(took_s)
-        second = completed.text, (milliseconds(took_s), record_id), renderer.moment()
-        if backlog.keeps_up():
-            backlog.put_usual(first, second)
-        else:
-            self._put(Event.COMMAND_REQUESTED, first)
-            self._put(Event.COMMAND_COMPLETED, second)
+    def record_read(self, requested: Form, completed: Form, number: int, took_s: float) -> None:
+        """``record`` twice of a command that changes nothing: asked ``took_s`` ago, answered now.
+
+        ``number``: of its id.
+        """
+        now = self._renderer.moment()
+        micros = int(took_s * 1_000_000)
+        then = now[1] - micros
+        begun = (now[0], then) if then >= 0 else self._renderer.moment(took_s)
+        took = milliseconds(micros)
+        if (
+            self._fd >= 0
+            and self.error is None
+            and self._sink is None
+            and self._backlog.put_read(requested.text, completed.text, number, took, begun, now)
+        ):
+            return
+        self._put(Event.COMMAND_REQUESTED, (requested.text, (number,), begun))
+        self._put(Event.COMMAND_COMPLETED, (completed.text, (took, number), now))
 
     def _put(self, event: Event, record: Rendered) -> None:
         share = 2 if event in _COMMANDS else 1
@@ -162,7 +172,7 @@ class AuditLog:
         """
         complete, self._incomplete = not self._incomplete, False
         backlog = self._backlog
-        idle = not (len(backlog) or self._lost.count or self.error)
+        idle = not (backlog.rendered or backlog.lines or self._lost.count or self.error)
         if idle and not (durable and backlog.unsynced_bytes):
             return complete
         if not durable and self._write_plainly():
@@ -227,20 +237,21 @@ class AuditLog:
         False where anything is not common, and nothing has been done then.
         """
         backlog = self._backlog
-        if not backlog.is_plain() or self.error is not None or self._fd < 0 or self._lost.count:
+        if backlog.torn or self.error is not None or self._fd < 0 or self._lost.count:
             return False
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_S
             if not self._is_in_place():
                 return False
-        size = backlog.plain_bytes()
+        if backlog.rendered:
+            self._number()
+        block = b"".join(backlog.lines)
+        size = len(block)
         if self._rotates_at is not None and self._size + size > self._rotates_at:
             return False
         if backlog.unsynced_bytes + size > _BATCH_BYTES:
             return False
-        lines, seq, last = backlog.numbered()
-        block = b"".join(lines)
         try:
             written = os.write(self._fd, block)
         except OSError as error:
@@ -249,14 +260,16 @@ class AuditLog:
             self.error = error
             written = 0
         self._size += written
-        if written == len(block):
-            backlog.plain_written(block, seq, last)
-        else:
-            backlog.number()  # the same bytes again
+        if written < size:
             backlog.wrote(written)
+            return False
+        backlog.all_written(block)
+        return not backlog.rendered  # what the sink has missed may be
+
+    def _number(self) -> None:
+        lines = self._backlog.number()
         if self._sink is not None:
             self._tell_sink(self._sink, lines)
-        return written == len(block) and not len(backlog)
 
     def sink_takes_again(self) -> None:
         """The sink has taken all that waited: put on record what it has missed."""
@@ -291,9 +304,7 @@ class AuditLog:
 
     def _write_all(self) -> None:
         while True:
-            lines = self._backlog.number()
-            if self._sink is not None:
-                self._tell_sink(self._sink, lines)
+            self._number()
             while self._backlog.next_bytes():
                 self._write_some()
             if self._lost.count:

@@ -49,8 +49,8 @@ Moment = tuple[bytes, int]
 
 
 class Form(msgspec.Struct, frozen=True):
-    """A rendered record with gaps for, in this order: how long it took (if it is timed), its id, ``prev``,
-    ``seq``, its second, its microsecond."""
+    """A rendered record with gaps for, in this order: how long it took (if it is timed), the number in its id,
+    ``prev``, ``seq``, its second, its microsecond."""
 
     text: bytes
 
@@ -130,29 +130,31 @@ class Renderer:
             return line
         return self._recorder.record(event, {"cut": _cut(repr(fields))})
 
-    def form(self, event: Event, fields: Mapping[str, object], *, timed: bool) -> Form | None:
+    def form(
+        self, event: Event, fields: Mapping[str, object], *, prefix: str, timed: bool
+    ) -> Form | None:
         """What records like this one have in common but their time, ``id`` and, if ``timed``, ``durationMs``.
 
-        None where the record is too long to be kept.
+        ``prefix``: what their ids begin with, before a number. None where the record is too long to be kept.
         """
-        marked = {**fields, "id": _ID, "timestamp": _TIME} | (
+        marked = {**fields, "id": prefix + _ID, "timestamp": _TIME} | (
             {"durationMs": _TOOK} if timed else {}
         )
         line = self._line(event, marked)
         text = _with_gaps(line)
-        for mark, gap in ((_TOOK, b"%b"), (_ID, b'"%b"'), (_TIME, b'"%b.%06dZ"')):
+        for mark, gap in ((_TOOK, b"%b"), (_TIME, b'"%b.%06dZ"')):
             text = text.replace(_quoted(mark), gap)
+        text = text.replace(_ID.encode(), b"%d")
         return Form(text) if len(text) <= _FORM_BYTES else None
 
 
-def milliseconds(seconds: float) -> bytes:
-    """A duration as ``durationMs`` has it: milliseconds with three digits, as JSON."""
-    micros = int(seconds * 1_000_000 + 0.5)
+def milliseconds(micros: int) -> bytes:
+    """So many microseconds as ``durationMs`` has them: milliseconds with three digits, as JSON."""
     text = _MILLISECONDS.get(micros)
     if text is None:
         whole, rest = divmod(micros, 1000)
         text = b"%a" % (micros / 1000) if rest else b"%d" % whole
-        if micros < _KEPT_MICROS:
+        if 0 <= micros < _KEPT_MICROS:
             _MILLISECONDS[micros] = text
     return text
 

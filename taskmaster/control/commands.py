@@ -32,17 +32,15 @@ class Commands:
         self._review = review
         self._supervisor = supervisor
         self._definitions = definitions
-        self._board = status.Board()
+        self.board = status.Board(definitions.path)
+        #: To be called at the end of each turn of the loop.
+        self.turn_over = self.board.turn_over
 
     def install(self, dispatcher: Dispatcher) -> None:
         """Fill the dispatcher's tables."""
         dispatcher.state_of = self._state_of
         dispatcher.readers = self.readers()
         dispatcher.handlers = self.handlers()
-
-    def turn_over(self) -> None:
-        """Call at the end of each turn of the loop."""
-        self._board.turn_over()
 
     def _state_of(self, name: str) -> str | None:
         job = self._supervisor.jobs.get(name)
@@ -104,11 +102,10 @@ class Commands:
     # reading --------------------------------------------------------------------------------------
 
     def _status(self, query: Query) -> Reply:
-        job = self._definitions.find(query.job)
-        return self._board.reply(job, self._definitions.path(job.name))
+        return self.board.reply(self._definitions.find(query.job))
 
     def _list(self, query: Query) -> Reply:
-        self._board.forget(self._supervisor.jobs)
+        self.board.forget(self._supervisor.jobs)
         return replies.job_list(sorted(self._supervisor.jobs), old_dialect=query.old_dialect)
 
     def _pull(self, query: Query) -> Reply:

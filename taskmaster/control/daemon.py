@@ -23,6 +23,7 @@ from taskmaster.control.definitions import Change, Definitions
 from taskmaster.control.dispatcher import Dispatcher
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.handover import Asked, HandedSession, HandOver
+from taskmaster.control.jobfolder import JobFolder
 from taskmaster.control.peers import user_name
 from taskmaster.control.proofs import Proofs
 from taskmaster.control.review import Review
@@ -114,6 +115,7 @@ class Daemon:
         self._review = Review(self._audit)
         self._commands = Commands(self._supervisor, self._definitions, self._review)
         self._commands.install(self._dispatcher)
+        JobFolder(self._loop, str(config.config_directory), self._commands.board)
         self._upgrade = Upgrade(
             self._loop,
             self._supervisor,

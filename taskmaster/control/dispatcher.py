@@ -73,7 +73,6 @@ class Dispatcher:
         self._audit = audit
         self._say = say
         self._prefix = os.urandom(4).hex()
-        self._prefix_bytes = self._prefix.encode()
         self._count = 0
         self._arrived: list[Exchange] = []
         self._advanced: dict[Session, None] = {}
@@ -118,8 +117,9 @@ class Dispatcher:
         """None where its records cannot be known beforehand."""
         fields = {"command": query.command.value, "job": query.job, "peer": session.peer_document}
         outcome = {**fields, "outcome": _OUTCOMES[query.command]}
-        requested = self._audit.form(Event.COMMAND_REQUESTED, fields, timed=False)
-        completed = self._audit.form(Event.COMMAND_COMPLETED, outcome, timed=True)
+        form, prefix = self._audit.form, f"{self._prefix}-"
+        requested = form(Event.COMMAND_REQUESTED, fields, prefix=prefix, timed=False)
+        completed = form(Event.COMMAND_COMPLETED, outcome, prefix=prefix, timed=True)
         if requested is None or completed is None:
             return None
         return Asked(query, self.readers[query.command], requested, completed)
@@ -134,12 +134,13 @@ class Dispatcher:
         except TaskmasterError as error:
             reply = replies.fail(str(error), error.code)
         if reply.error is None:
-            exchange_id = b"%b-%d" % (self._prefix_bytes, self._count)
             took_s = time.monotonic() - begun
-            self._audit.record_read(asked.requested, asked.completed, exchange_id, took_s)
+            self._audit.record_read(asked.requested, asked.completed, self._count, took_s)
         else:
             self._record_failed_read(session, query, reply, time.monotonic() - begun)
         self._advanced[session] = None
+        if reply.bare is not None and reply.code is None:
+            return reply.bare
         return reply.frame(with_code=query.codes)
 
     def _record_failed_read(

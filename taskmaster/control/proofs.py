@@ -50,7 +50,8 @@ class Proofs:
         self._watch: Watch | None = None
         if sink is not None:
             sink.on_close = self._unwatch
-        self._seen = -1
+        #: Whether there is nothing to arm, whatever is recorded.
+        self._armed = False
         self._said = ""
         self._failed = False
 
@@ -64,23 +65,25 @@ class Proofs:
     def look(self) -> None:
         """Whether there is a sealing key may be another than before."""
         self._audit.look_for_seal()
-        self._seen = -1
+        self._armed = False
 
     def turn_over(self) -> None:
         """Call at the end of each turn of the loop."""
         sink = self._sink
         if sink is not None and sink.waits and self._watch is None:
             self._watch = self._loop.watch(sink.fileno(), None, self._drain)
-        seq = self._audit.seq
-        if seq != self._seen:
-            self._seen = seq
-            for rhythm in self._rhythms:
-                if rhythm.timer is None and rhythm.done_for != seq:
-                    if rhythm is self._seals and not self._audit.is_sealing:
-                        continue
-                    rhythm.timer = self._loop.call_in(
-                        rhythm.every_s, functools.partial(self._due, rhythm)
-                    )
+        if not self._armed:
+            self._arm(self._audit.seq)
+
+    def _arm(self, seq: int) -> None:
+        self._armed = True
+        for rhythm in self._rhythms:
+            if rhythm.timer is None and (rhythm is not self._seals or self._audit.is_sealing):
+                if rhythm.done_for == seq:
+                    self._armed = False
+                else:
+                    due = functools.partial(self._due, rhythm)
+                    rhythm.timer = self._loop.call_in(rhythm.every_s, due)
 
     def end(self) -> None:
         """The daemon's last record is written: seal it, send the head, give up the socket."""
@@ -105,7 +108,7 @@ class Proofs:
     def _due(self, rhythm: _Rhythm) -> None:
         rhythm.timer = None
         rhythm.action()
-        self._seen = -1  # what was recorded by that, or was not done, is looked at with this turn
+        self._armed = False
 
     def _seal(self) -> None:
         if not self._audit.is_sealing:

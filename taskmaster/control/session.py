@@ -22,7 +22,7 @@ from taskmaster.wire.frames import END, Allowance, ClientFrames
 from taskmaster.wire.queries import Command, Query, UnusableQuery, parse_query
 
 if TYPE_CHECKING:
-    from taskmaster.control.dispatcher import Asked, Dispatcher
+    from taskmaster.control.dispatcher import Dispatcher
 
 #: Commands of one client that may be unanswered, and bytes of theirs; past either, nothing is read from it.
 MAX_UNANSWERED: Final = 1024
@@ -85,10 +85,7 @@ class Session:
         if self._exchanges or self._decoder.pending_bytes():
             return False
         known = self._dispatcher.known.get((self.number, data[: -len(END)]))
-        return known is not None and data.endswith(END) and self._read_now(known)
-
-    def _read_now(self, known: Asked) -> bool:
-        if self._stream.outbound_bytes + self._out_bytes >= ENOUGH_OUTBOUND:
+        if known is None or not data.endswith(END) or not self._takes_more():
             return False
         reply = self._dispatcher.read_now(self, known)
         self._out.append(reply)
@@ -98,7 +95,10 @@ class Session:
     def _frame(self, frame: bytes) -> None:
         dispatcher = self._dispatcher
         known = None if self._exchanges else dispatcher.known.get((self.number, frame))
-        if known is not None and self._read_now(known):
+        if known is not None and self._stream.outbound_bytes + self._out_bytes < ENOUGH_OUTBOUND:
+            reply = dispatcher.read_now(self, known)
+            self._out.append(reply)
+            self._out_bytes += len(reply)
             return
         try:
             query: Query | None = parse_query(frame)

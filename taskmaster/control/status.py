@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any, Final
 
 import msgspec
@@ -30,53 +30,77 @@ def timestamp(at_s: float) -> str:
 
 
 class _Made(msgspec.Struct):
-    """A reply, and what of the job it was made from; it serves until ``until``, on the monotonic clock."""
+    """A reply, and what of the job it was made from; it serves until ``until``, on the monotonic clock.
+
+    ``looked``: the board's count when the job's file was last looked at, which is another question once
+    ``stamp`` or ``problem`` of the job are others.
+    """
 
     version: int
     linked: bool
     stale: bool
     until: float
+    looked: int
+    stamp: tuple[int, int, int, int] | None
+    problem: str
     reply: Reply
 
 
 class Board:
-    """The status replies of all jobs, each made anew only when something in it is another.
+    """The status replies of all jobs; ``path`` tells where a job's file is.
+
+    Each is made anew only when something in it is another.
 
     The numbers in them (uptime, time to the next retry) have a tenth of a second, so that is how long one
     may serve: health checks come in hundreds a second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: Callable[[str], str]) -> None:
+        self._path = path
         self._replies: dict[str, _Made] = {}
-        #: What was looked at in this turn of the loop: whether the file of a job is another.
-        self._stale: dict[str, tuple[int, bool]] = {}
+        #: Counted up when files have to be looked at again: with each turn of the loop, or, where the kernel tells
+        #: of changes in their folder, with these.
+        self._look = 0
+        self.is_told = False
+
+    def files_changed(self) -> None:
+        """Look at the files again when next asked."""
+        self._look += 1
 
     def turn_over(self) -> None:
-        """Look at the files again when next asked. Call at the end of each turn of the loop."""
-        if self._stale:
-            self._stale.clear()
+        """Call at the end of each turn of the loop."""
+        if not self.is_told:
+            self._look += 1
 
-    def reply(self, job: Job, path: str) -> Reply:
-        """The reply to a status query. ``path``: where the job's file is."""
+    def reply(self, job: Job) -> Reply:
+        """The reply to a status query."""
         now = time.monotonic()
         version, watchdog = job.version, job.watchdog
         linked = watchdog is not None and watchdog.link is not None
-        seen = self._stale.get(job.name)
-        if seen is None or seen[0] != version:
-            # Half of what a reply costs; one look serves all that were asked in one go.
-            self._stale[job.name] = seen = (version, is_stale(job, path))
-        stale = seen[1]
         kept = self._replies.get(job.name)
-        if (
+        fresh = (
             kept is not None
             and kept.version == version
             and kept.linked is linked
-            and kept.stale is stale
             and now < kept.until
+        )
+        if (
+            kept is not None
+            and fresh
+            and kept.looked == self._look
+            and kept.stamp is job.stamp
+            and kept.problem is job.problem
         ):
             return kept.reply
+        # Half of what a reply costs; one look serves until the files may have changed.
+        stale = is_stale(job, self._path(job.name))
+        if kept is not None and fresh and kept.stale is stale:
+            kept.looked, kept.stamp, kept.problem = self._look, job.stamp, job.problem
+            return kept.reply
         reply = replies.status(job.name, document(job, stale, now))
-        self._replies[job.name] = _Made(version, linked, stale, now + _SERVES_S, reply)
+        until, looked = now + _SERVES_S, self._look
+        made = _Made(version, linked, stale, until, looked, job.stamp, job.problem, reply)
+        self._replies[job.name] = made
         return reply
 
     def forget(self, known: Container[str]) -> None:

@@ -17,6 +17,8 @@ import msgspec
 NOTHING: Final = "0" * 64
 _HASH: Final = b',"hash":"'
 _END: Final = b'"}\n'
+#: A line, of a record without its last brace and its hash, for the operator ``%``.
+WITH_HASH: Final = b"%b" + _HASH + b"%b" + _END
 #: How much of a line ``hash`` takes, with the line end.
 SUFFIX_BYTES: Final = len(_HASH) + 64 + len(_END)
 #: A record is not longer than this without ``prev``, ``seq`` and ``hash``, and no line than the other.
@@ -44,7 +46,7 @@ def canonical(record: Mapping[str, Any]) -> bytes:
 
 def with_hash(body: bytes, digest: bytes) -> bytes:
     """The line of a canonical record that has its ``prev``; ``digest``: its SHA-256, as hex."""
-    return b'%b,"hash":"%b"}\n' % (body[:-1], digest)
+    return WITH_HASH % (body[:-1], digest)
 
 
 def linked(body: bytes) -> tuple[bytes, bytes]:

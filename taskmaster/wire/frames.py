@@ -75,9 +75,18 @@ class ClientFrames:
 
         Raises InvalidQuery (fatal) where the bytes can be no frame.
         """
+        buffer = self._buffer
+        if self._searched == 0:
+            # What comes all day, and nothing of the dead, who have an empty buffer: a whole frame, in front.
+            end = buffer.find(END)
+            if 0 <= end <= self._max and buffer[0] == 0x7B:  # {
+                frame = bytes(buffer[:end])
+                del buffer[: end + len(END)]
+                if self._counted:
+                    self._count()
+                return frame
         if self._dead is not None:
             raise self._dead
-        buffer = self._buffer
         if self._searched == 0:
             if not buffer:
                 return None

@@ -109,12 +109,13 @@ def test_a_form_makes_the_same_record(took_s: float) -> None:
     """What comes again and again is rendered once, and the lines are those it would have had."""
     renderer = Renderer(lambda: 1795608000.25)
     fields = {"command": "status", "job": "100%d", "peer": {"uid": 0}}
-    form = renderer.form(Event.COMMAND_COMPLETED, fields, timed=True)
+    form = renderer.form(Event.COMMAND_COMPLETED, fields, prefix="a%b-", timed=True)
     assert form is not None
     args = (b"h" * 64, 7)
     for _ in range(2):
-        again = form.text % (milliseconds(took_s), b"ab-1", *args, *renderer.moment())
-        whole = fields | {"id": "ab-1", "durationMs": round(took_s * 1000, 3)}
+        took = milliseconds(round(took_s * 1_000_000))
+        again = form.text % (took, 12, *args, *renderer.moment())
+        whole = fields | {"id": "a%b-12", "durationMs": round(took_s * 1000, 3)}
         text, before, after = renderer.render(Event.COMMAND_COMPLETED, whole)
         assert again == text % (*before, *args, *after)
 

@@ -177,6 +177,34 @@ def test_stale_is_told(running):
     assert (status["of"], [one["pid"] for one in status["processes"]]) == (2, pids)
 
 
+@pytest.mark.parametrize("how", ["written", "touched", "replaced", "removed", "folder moved"])
+def test_stale_is_told_at_once(running, how):
+    """However a file is changed, the very next query is told so, also between many that are not."""
+    folder, other = running.jobs, running.folder / "other"
+    good = (folder / "a.tm.json").read_text()
+    with running.client() as client:
+        for number in range(8):
+            for _ in range(5):
+                assert not client.status("a")["definition"]["stale"]
+            if how == "written":
+                (folder / "a.tm.json").write_text(f"// {number}\n{good}")
+            elif how == "touched":
+                os.utime(folder / "a.tm.json", (number, number))
+            elif how == "replaced":
+                (folder / "new").write_text(f"// {number}\n{good}")
+                (folder / "new").rename(folder / "a.tm.json")
+            elif how == "removed":
+                (folder / "a.tm.json").unlink()
+            else:
+                folder.rename(other)
+            assert client.status("a")["definition"]["stale"], number
+            if how == "folder moved":
+                other.rename(folder)
+            elif how == "removed":
+                (folder / "a.tm.json").write_text(good)
+            assert client.ask("reload", "a", wait=30)["response"] == "success"
+
+
 def test_a_stopped_job_stays_stopped_over_reload(running):
     """Reload, push, restart of the directory and repair of a job that was stopped do not start it."""
     assert running.ask("stop", "a", wait=60)["response"] == "success"
