@@ -442,7 +442,8 @@ class Supervisor:
             for request in agreed:
                 job.requests.finish(request.number, "success", "")
             return
-        if watchdog.leaving == REPLACED:
+        if watchdog.leaving == REPLACED or job.standby is not None:
+            # Whatever else it was told meanwhile: its successor is there, and must not be found as another.
             self._audit.record(
                 Event.WATCHDOG_ENDED, job=job.name, pid=watchdog.pid, reason=REPLACED
             )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 
+import pytest
 from running import Client, process_start, query, wait_for
 
 
@@ -105,3 +107,19 @@ def test_shutdown_leaves_jobs(make_daemon):
     assert daemon.ask("shutdown")["response"] == "success"
     assert daemon.host.wait(daemon.pid) == 0
     assert process_start(pid) is None
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.005, 0.01, 0.02])
+def test_the_end_comes_between_a_watchdog_and_its_successor(make_daemon, after_s):
+    """SIGTERM while watchdogs are being replaced ends everything in order, whichever of two is told so."""
+    daemon = make_daemon()
+    for name in ("a", "b", "c"):
+        daemon.job(name, ["sleep", "1000"])
+    daemon.start()
+    for name in ("a", "b", "c"):
+        daemon.wait_state(name, "RUNNING")
+    assert daemon.ask("stop", "a")["response"] == "success"
+    assert daemon.ask("upgrade")["response"] == "success"
+    time.sleep(after_s)
+    assert daemon.stop() == 0, daemon.messages.read_text()
+    assert daemon.events("daemon.stopped")
