@@ -73,6 +73,20 @@ class NotPermitted(TaskmasterError):
     exit_status = 77
 
 
+class SlowDown(TaskmasterError):
+    """The peer asks more often than it may."""
+
+    code = "slow-down"
+    exit_status = 75
+
+
+class ReasonRequired(TaskmasterError):
+    """The command is refused without a reason."""
+
+    code = "reason-required"
+    exit_status = 2
+
+
 class Unavailable(TaskmasterError):
     """No daemon answers where one was looked for."""
 

@@ -112,7 +112,7 @@ class Event(str, enum.Enum):
 #: Of every record, beside its own. Keys are sorted, ``hash`` is last.
 COMMON_KEYS: Final = ("seq", "timestamp", "event", "prev", "hash")
 
-_COMMAND: Final = ("id", "command", "job", "peer", "sha256", "size")
+_COMMAND: Final = ("id", "command", "job", "peer", "role", "sha256", "size")
 _PROCESS: Final = ("job", "number", "pid")
 _WATCHDOG: Final = ("job", "pid")
 

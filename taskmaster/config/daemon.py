@@ -14,12 +14,14 @@ from typing import Any, Final
 
 import msgspec
 
-from taskmaster.config import keys, kinds, trusted
+from taskmaster.config import access, keys, kinds, secretnames, trusted
+from taskmaster.config.access import Rule
 from taskmaster.config.jobfile import absolute
 from taskmaster.config.keys import Computed, Key
 from taskmaster.config.kinds import Schema
 from taskmaster.config.places import Places
 from taskmaster.errors import FileError
+from taskmaster.wire.queries import Command
 
 SYSTEM_FILE: Final = Path("/etc/taskmaster/config.json")
 VARIABLE: Final = "TASKMASTER_CONFIG"
@@ -29,12 +31,19 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The daemon's configuration with every default filled in; paths are absolute.
 
     ``base``: what a job's relative ``dir`` is relative to. ``file``: None where no file was read.
-    ``port``: 0 is any free one, None no TCP. ``audit_max_bytes``: 0 is no rotation.
+    ``port``: 0 is any free one, None no TCP. ``audit_max_bytes``: 0 is no rotation. ``commands_per_second``,
+    ``idle_timeout_s``: 0 is no limit.
     """
 
     port: int | None
     remote_connections: bool
+    allow_insecure_remote: bool
     socket: Path | None
+    socket_mode: int
+    access: tuple[Rule, ...]
+    push_enabled: bool
+    require_reason: frozenset[Command]
+    secret_pattern: str
     config_directory: Path
     log_directory: Path
     state_directory: Path
@@ -49,6 +58,10 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     audit_sink_socket: Path | None
     max_frame_bytes: int
     max_clients: int
+    max_clients_per_user: int
+    commands_per_second: float
+    commands_burst: int
+    idle_timeout_s: float
     command_deadline_s: float
     watchdog_timeout_s: float
     base: Path
@@ -68,14 +81,56 @@ DAEMON_KEYS: Final = (
         kind=kinds.boolean(),
         default=False,
         fields=("remote_connections",),
-        meaning="Listen on all addresses instead of loopback alone. There is no authentication.",
+        meaning="Listen on all addresses instead of loopback alone.",
+    ),
+    Key(
+        name="allowInsecureRemote",
+        kind=kinds.boolean(),
+        default=False,
+        fields=("allow_insecure_remote",),
+        meaning="Let whoever can reach the port from another host look at everything, unencrypted.",
     ),
     Key(
         name="socket",
         kind=kinds.or_null(kinds.path(), "no Unix socket"),
         default=Computed("STATE/control.sock"),
         fields=("socket",),
-        meaning="Unix socket to listen on, mode 0600.",
+        meaning="Unix socket to listen on.",
+    ),
+    Key(
+        name="socketMode",
+        kind=access.socket_mode(),
+        default="0600",
+        fields=("socket_mode",),
+        meaning="File mode of the Unix socket: who can connect to it.",
+    ),
+    Key(
+        name="access",
+        kind=access.rules(),
+        default=[],
+        fields=("access",),
+        meaning="Who may do what, beside root and the daemon's own user.",
+    ),
+    Key(
+        name="pushEnabled",
+        kind=kinds.boolean(),
+        default=True,
+        fields=("push_enabled",),
+        meaning="Whether push, delete and rollback are there at all, for anybody.",
+    ),
+    Key(
+        name="requireReason",
+        kind=access.changing_commands(),
+        default=[],
+        fields=("require_reason",),
+        meaning="Commands that are refused without a reason.",
+    ),
+    Key(
+        name="secretPattern",
+        kind=secretnames.pattern(),
+        default=secretnames.DEFAULT_PATTERN,
+        fields=("secret_pattern",),
+        meaning="Which names of environment variables are those of secrets.",
     ),
     Key(
         name="configDirectory",
@@ -178,6 +233,34 @@ DAEMON_KEYS: Final = (
         meaning="Clients connected at the same time.",
     ),
     Key(
+        name="maxClientsPerUser",
+        kind=kinds.whole(1, 100_000),
+        default=128,
+        fields=("max_clients_per_user",),
+        meaning="Connections at the same time of one user, one certificate or one other host.",
+    ),
+    Key(
+        name="commandsPerSecond",
+        kind=kinds.whole(0, 1_000_000, "0: any number"),
+        default=2000,
+        fields=("commands_per_second",),
+        meaning="Commands a second of one user, one certificate or one other host.",
+    ),
+    Key(
+        name="commandsBurst",
+        kind=kinds.whole(1, 10_000_000),
+        default=4000,
+        fields=("commands_burst",),
+        meaning="Commands that may come at once before commandsPerSecond holds.",
+    ),
+    Key(
+        name="idleTimeout",
+        kind=access.idle_time(),
+        default=3600,
+        fields=("idle_timeout_s",),
+        meaning="How long a connection may ask nothing before it is ended.",
+    ),
+    Key(
         name="commandDeadline",
         kind=kinds.seconds(0.1, 3600),
         default=5.0,
@@ -244,6 +327,7 @@ def _filled(values: dict[str, Any], places: Places, file: Path | None) -> Daemon
             return None
         return Path(absolute(values[key], file.parent))
 
+    _check_remote(values, file)
     jobs = at("configDirectory") or places.jobs()
     logs = at("logDirectory") or places.logs()
     state = at("stateDirectory") or places.state()
@@ -264,6 +348,18 @@ def _filled(values: dict[str, Any], places: Places, file: Path | None) -> Daemon
             "base": file.parent if file else jobs.parent,
             "file": file,
         }
+    )
+
+
+def _check_remote(values: dict[str, Any], file: Path | None) -> None:
+    """Refuse to be open to a network by an oversight."""
+    if not values["remoteConnections"] or values["allowInsecureRemote"] or values.get("tls"):
+        return
+    raise FileError(
+        str(file),
+        "remoteConnections",
+        'true, without "tls": anybody could read and say everything on the way',
+        '"tls" beside it, or "allowInsecureRemote": true, with which other hosts may only look',
     )
 
 

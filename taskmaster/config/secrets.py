@@ -7,12 +7,15 @@ one, it assumes the worse. Nothing of a value leaves this file.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from taskmaster.config import jsonc, keys
 from taskmaster.config.jobfile import JOB_KEYS
 
 #: Keys whose values are no variables, whatever they are called.
-_KNOWN = frozenset(row.name for row in JOB_KEYS) - {"env"}
+_KNOWN: Final = frozenset(row.name for row in JOB_KEYS) - {"env"}
+#: A name longer than this counts as that of a secret, unlooked at: a search may be cubic in its length.
+_MAX_NAME: Final = 128
 
 
 def holds_secret(data: bytes, pattern: str | re.Pattern[str]) -> bool:
@@ -52,4 +55,6 @@ def _has(value: object, pattern: re.Pattern[str]) -> bool:
 
 
 def _is_secret(name: str, value: object, pattern: re.Pattern[str]) -> bool:
-    return value not in ("", None) and pattern.search(name) is not None
+    if value in ("", None):
+        return False
+    return len(name) > _MAX_NAME or pattern.search(name) is not None

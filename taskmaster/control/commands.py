@@ -11,11 +11,13 @@ from collections.abc import Callable
 import msgspec
 
 from taskmaster.config.history import sha256
-from taskmaster.control import status
+from taskmaster.control import ceiling, status
+from taskmaster.control.access import Rights
 from taskmaster.control.definitions import Change, Definitions
 from taskmaster.control.dispatcher import Dispatcher, Handler, Reader
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.job import Job
+from taskmaster.control.pulling import Pulling
 from taskmaster.control.review import Review
 from taskmaster.control.supervisor import Supervisor
 from taskmaster.core.states import State
@@ -28,13 +30,20 @@ from taskmaster.wire.replies import Reply
 class Commands:
     """The commands, on these jobs."""
 
-    def __init__(self, supervisor: Supervisor, definitions: Definitions, review: Review) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        definitions: Definitions,
+        review: Review,
+        secret_pattern: str,
+    ) -> None:
         self._review = review
         self._supervisor = supervisor
         self._definitions = definitions
         self.board = status.Board(definitions.path)
         #: To be called at the end of each turn of the loop.
         self.turn_over = self.board.turn_over
+        self._pulling = Pulling(secret_pattern)
 
     def install(self, dispatcher: Dispatcher) -> None:
         """Fill the dispatcher's tables."""
@@ -53,7 +62,7 @@ class Commands:
             Command.LIST: self._list,
             Command.PULL: self._pull,
             Command.HISTORY: self._history,
-            Command.AUDIT: self._review.page,
+            Command.AUDIT: self._audit,
         }
 
     def handlers(self) -> dict[Command, Handler]:
@@ -62,7 +71,9 @@ class Commands:
             Command.STATUS: lambda exchange: self._wait_to_read(exchange, self._status),
             Command.PULL: lambda exchange: self._wait_to_read(exchange, self._pull),
             Command.LIST: lambda exchange: self._wait_to_read(exchange, self._list),
-            Command.HISTORY: lambda exchange: exchange.done(self._history(asked(exchange))),
+            Command.HISTORY: lambda exchange: exchange.done(
+                self._history(asked(exchange), exchange.rights)
+            ),
             Command.AUDIT: self._review.wait,
             Command.ROLLBACK: self._rollback,
             Command.START: lambda exchange: self._act(exchange, "start"),
@@ -92,7 +103,7 @@ class Commands:
 
     def _out_of_time(self, exchange: Exchange, query: Query) -> None:
         if query.command is Command.AUDIT:
-            exchange.done(self._guarded(self._review.page, query))
+            exchange.done(self._guarded(self._audit, query, exchange.rights))
             return
         job = self._supervisor.jobs.get(query.job or "")
         reached = "Not done" if job is None else self._reached(job)
@@ -101,31 +112,37 @@ class Commands:
 
     # reading --------------------------------------------------------------------------------------
 
-    def _status(self, query: Query) -> Reply:
+    def _status(self, query: Query, rights: Rights) -> Reply:
         return self.board.reply(self._definitions.find(query.job))
 
-    def _list(self, query: Query) -> Reply:
+    def _list(self, query: Query, rights: Rights) -> Reply:
         self.board.forget(self._supervisor.jobs)
-        return replies.job_list(sorted(self._supervisor.jobs), old_dialect=query.old_dialect)
+        seen = sorted(job for job in self._supervisor.jobs if rights.sees(job))
+        return replies.job_list(seen, old_dialect=query.old_dialect)
 
-    def _pull(self, query: Query) -> Reply:
+    def _pull(self, query: Query, rights: Rights) -> Reply:
         if query.version is not None:
-            return replies.file(
-                query.job or "", self._definitions.version(query.job, query.version)
-            )
+            name, data = query.job or "", self._definitions.version(query.job, query.version)
+            self._pulling.check(name, data, rights)
+            return replies.file(name, data)
         job = self._definitions.find(query.job)
-        return replies.file(job.name, self._definitions.pull(job.name))
+        data = self._definitions.pull(job.name)
+        self._pulling.check(job.name, data, rights)
+        return replies.file(job.name, data)
 
-    def _history(self, query: Query) -> Reply:
+    def _history(self, query: Query, rights: Rights) -> Reply:
         before = query.version if isinstance(query.version, int) else None
         document = self._definitions.history(query.job, before)
         return replies.history(query.job or "", msgspec.json.encode(document))
+
+    def _audit(self, query: Query, rights: Rights) -> Reply:
+        return self._review.page(query)
 
     def _wait_to_read(self, exchange: Exchange, reader: Reader) -> None:
         query = exchange.query
         assert query is not None
         if query.command is Command.LIST:
-            exchange.done(reader(query))
+            exchange.done(reader(query, exchange.rights))
             return
         job = self._definitions.find(query.job)
 
@@ -133,15 +150,15 @@ class Commands:
             if exchange.reply is None and self._supervisor.jobs.get(job.name) is not job:
                 exchange.done(_failed(NoSuchJob(job.name)))
             elif exchange.reply is None and job.settled():
-                exchange.done(self._guarded(reader, query))
+                exchange.done(self._guarded(reader, query, exchange.rights))
             return exchange.reply is not None
 
         if not look():
             job.watchers.append(look)
 
-    def _guarded(self, reader: Reader, query: Query) -> Reply:
+    def _guarded(self, reader: Reader, query: Query, rights: Rights) -> Reply:
         try:
-            return reader(query)
+            return reader(query, rights)
         except TaskmasterError as error:
             return _failed(error)
 
@@ -270,7 +287,8 @@ def asked(exchange: Exchange) -> Query:
 
 def _change(exchange: Exchange) -> Change:
     query = asked(exchange)
-    return Change(exchange.peer.who(), query.reason, exchange.id, query.if_hash)
+    permit = functools.partial(ceiling.check, exchange.rights, query.command)
+    return Change(exchange.peer.who(), query.reason, exchange.id, query.if_hash, permit=permit)
 
 
 def _failed(error: TaskmasterError) -> Reply:

@@ -18,14 +18,18 @@ from taskmaster.audit import AuditLog, Event, Sink
 from taskmaster.audit.sink import SOCKETS
 from taskmaster.config.daemon import DaemonConfig
 from taskmaster.config.store import JobStore
+from taskmaster.control.access import Access
 from taskmaster.control.commands import Commands
 from taskmaster.control.definitions import Change, Definitions
 from taskmaster.control.dispatcher import Dispatcher
 from taskmaster.control.exchange import Exchange
+from taskmaster.control.gate import Gate
 from taskmaster.control.handover import Asked, HandedSession, HandOver
 from taskmaster.control.jobfolder import JobFolder
 from taskmaster.control.peers import user_name
 from taskmaster.control.proofs import Proofs
+from taskmaster.control.quota import Quotas
+from taskmaster.control.rejections import Rejections
 from taskmaster.control.review import Review
 from taskmaster.control.say import Say
 from taskmaster.control.server import Server
@@ -111,9 +115,19 @@ class Daemon:
             self._audit,
             self._say,
         )
-        self._dispatcher = Dispatcher(self._audit, self._say)
+        self._rejections = Rejections(self._loop, self._audit, self._say.connection)
+        quotas = Quotas(
+            self._loop.now,
+            rate=config.commands_per_second,
+            burst=config.commands_burst,
+            max_connections=config.max_clients_per_user,
+        )
+        gate = Gate(push_enabled=config.push_enabled, reasons=config.require_reason)
+        self._dispatcher = Dispatcher(self._audit, self._say, self._rejections, gate, quotas)
         self._review = Review(self._audit)
-        self._commands = Commands(self._supervisor, self._definitions, self._review)
+        self._commands = Commands(
+            self._supervisor, self._definitions, self._review, config.secret_pattern
+        )
         self._commands.install(self._dispatcher)
         JobFolder(self._loop, str(config.config_directory), self._commands.board)
         self._upgrade = Upgrade(
@@ -133,6 +147,11 @@ class Daemon:
             self._say,
             max_clients=config.max_clients,
             max_frame_bytes=config.max_frame_bytes,
+            access=Access(
+                config.access, os.geteuid(), insecure_remote=config.allow_insecure_remote
+            ),
+            quotas=quotas,
+            idle_timeout_s=config.idle_timeout_s,
         )
 
     def _sink(self, kind: str) -> Sink:
@@ -189,7 +208,7 @@ class Daemon:
         if config.port is not None:
             self._server.listen_tcp(config.port, remote=config.remote_connections)
         if config.socket is not None:
-            self._server.listen_unix(config.socket)
+            self._server.listen_unix(config.socket, config.socket_mode)
 
     def run(self) -> int:
         """Serve until the orderly end; the exit status."""
@@ -236,6 +255,7 @@ class Daemon:
 
     def _collect(self, exchange: Exchange) -> HandOver:
         """Let go of everything that the next program goes on with."""
+        self._rejections.flush()
         self._audit.close()
         listeners = self._server.hand_over()
         sessions: list[HandedSession] = []
@@ -389,6 +409,7 @@ class Daemon:
     def _leave(self) -> None:
         for exchange in self._told_at_the_end:
             exchange.done(replies.success())
+        self._rejections.flush()
         uptime_s = round(time.monotonic() - self._began, 3)
         self._audit.record(Event.DAEMON_STOPPED, pid=os.getpid(), uptime=uptime_s)
         self._server.stop_listening()

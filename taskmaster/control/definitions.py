@@ -27,6 +27,8 @@ from taskmaster.wire import replies
 from taskmaster.wire.replies import Reply
 
 Done = Callable[[Reply], None]
+#: Raises NotPermitted where who asks may not have this definition put in force.
+Permit = Callable[[JobSpec], None]
 #: Versions in one history document: each is a file to be read.
 _PAGE = 100
 _STARTED = "taskmasterd at its start"
@@ -35,7 +37,8 @@ _STARTED = "taskmasterd at its start"
 class Change(msgspec.Struct, frozen=True):
     """By whom a job's file is changed, and why. ``cause``: the audit log's id of the command.
 
-    ``if_hash``: the sha256 that the file must have now, "" for no file, None for any.
+    ``if_hash``: the sha256 that the file must have now, "" for no file, None for any. ``permit``: what is put
+    in force has to pass it.
     """
 
     who: str
@@ -43,6 +46,7 @@ class Change(msgspec.Struct, frozen=True):
     cause: str = ""
     if_hash: str | None = None
     action: history.Action = "put"
+    permit: Permit = lambda spec: None
 
 
 class Definition(msgspec.Struct, frozen=True):
@@ -279,9 +283,9 @@ class Definitions:
         self._apply(job, definition, change.cause, applied)
 
     def push(self, name: str | None, data: bytes, change: Change, done: Done) -> None:
-        """Validate, store, apply. Raises InvalidJobName and FileError where nothing was touched."""
+        """Validate, store, apply. Raises InvalidJobName, FileError, NotPermitted where nothing was touched."""
         checked = names.checked(name or "")
-        jobfile.parse_job(checked, data, self._base)
+        change.permit(jobfile.parse_job(checked, data, self._base))
         job = self._supervisor.jobs.get(checked) or self._supervisor.add(checked)
         job.run(lambda: self._push(job, data, change, done), _refusing(done))
 
@@ -319,14 +323,14 @@ class Definitions:
         ``chosen`` is told its bytes. Raises TaskmasterError where nothing was touched.
         """
         checked = names.checked(name or "")
-        jobfile.parse_job(checked, self._older(checked, which), self._base)
+        change.permit(jobfile.parse_job(checked, self._older(checked, which), self._base))
         job = self._supervisor.jobs.get(checked) or self._supervisor.add(checked)
 
         def roll_back() -> None:
             # Chosen when its turn has come: a push before it may have made another file current.
             try:
                 data = self._older(checked, which)
-                jobfile.parse_job(checked, data, self._base)
+                change.permit(jobfile.parse_job(checked, data, self._base))
                 current = self._store.sha256(checked)
             except TaskmasterError as error:
                 done(_failed(error))

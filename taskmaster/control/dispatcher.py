@@ -18,11 +18,15 @@ import msgspec
 
 from taskmaster.audit import AuditLog, Event, Form
 from taskmaster.config.history import sha256
+from taskmaster.control.access import Rights
 from taskmaster.control.exchange import Exchange
+from taskmaster.control.gate import Gate, slow_down
 from taskmaster.control.peers import Peer
+from taskmaster.control.quota import Quotas
+from taskmaster.control.rejections import Rejections
 from taskmaster.control.say import Say
 from taskmaster.control.session import Session
-from taskmaster.errors import TaskmasterError
+from taskmaster.errors import SlowDown, TaskmasterError
 from taskmaster.wire import replies
 from taskmaster.wire.queries import Command, Query
 from taskmaster.wire.replies import Reply
@@ -33,7 +37,7 @@ _ALWAYS: Final = frozenset({Command.STOP, Command.KILL})
 _KNOWN: Final = 4096
 _KNOWN_BYTES: Final = 512
 
-Reader = Callable[[Query], Reply]
+Reader = Callable[[Query, Rights], Reply]
 Handler = Callable[[Exchange], None]
 
 
@@ -57,7 +61,9 @@ class Asked(msgspec.Struct, frozen=True):
 class Dispatcher:
     """``readers`` and ``handlers``: what each command does, in two closed tables."""
 
-    def __init__(self, audit: AuditLog, say: Say) -> None:
+    def __init__(
+        self, audit: AuditLog, say: Say, rejections: Rejections, gate: Gate, quotas: Quotas
+    ) -> None:
         self.readers: dict[Command, Reader] = {}
         self.handlers: dict[Command, Handler] = {}
         #: The state of the job of this name, for the record; None where there is none.
@@ -72,6 +78,9 @@ class Dispatcher:
         self.held = False
         self._audit = audit
         self._say = say
+        self._rejections = rejections
+        self._gate = gate
+        self._quotas = quotas
         self._prefix = os.urandom(4).hex()
         self._count = 0
         self._arrived: list[Exchange] = []
@@ -82,10 +91,15 @@ class Dispatcher:
     def begin(
         self, session: Session, query: Query | None, query_id: bytes, command: str | None
     ) -> Exchange:
-        """A new exchange, on record as requested; ``command`` None: nothing that could be one."""
+        """A new exchange, on record as requested, and ``refused`` with its reply where it may not be done.
+
+        ``command`` None: nothing that could be one.
+        """
         self._count += 1
         exchange_id = f"{self._prefix}-{self._count}"
-        exchange = Exchange(exchange_id, session.peer, command, query, query_id, time.monotonic())
+        exchange = Exchange(
+            *(exchange_id, session.peer, session.rights, command, query, query_id, time.monotonic())
+        )
         exchange.on_reply = lambda: self.advance_later(session)
         if command is None:
             exchange.completed = True
@@ -99,8 +113,19 @@ class Dispatcher:
                 fields["wait"] = query.wait_s
             if query.reason:
                 fields["reason"] = query.reason
+            exchange.reply = self._gate.refusal(session.rights, query)
+            exchange.refused = exchange.reply is not None
         fields["peer"] = session.peer_document
+        fields["role"] = _role(session.rights, query)
         self._audit.record(Event.COMMAND_REQUESTED, **fields)
+        return exchange
+
+    def too_fast(self, session: Session, query: Query | None, query_id: bytes) -> Exchange:
+        """An exchange for a command over the rate: counted for the log, and answered."""
+        reply = slow_down(session.rights, self._quotas.rate)
+        exchange = self.begin(session, query, query_id, None)
+        exchange.reply, exchange.refused = reply, True
+        self._rejections.add(session.peer, reply.error or "", kind=SlowDown.code)
         return exchange
 
     def learn(self, session: Session, frame: bytes, query: Query) -> None:
@@ -115,7 +140,12 @@ class Dispatcher:
 
     def _asked(self, session: Session, query: Query) -> Asked | None:
         """None where its records cannot be known beforehand."""
-        fields = {"command": query.command.value, "job": query.job, "peer": session.peer_document}
+        fields = {
+            "command": query.command.value,
+            "job": query.job,
+            "peer": session.peer_document,
+            "role": _role(session.rights, query),
+        }
         outcome = {**fields, "outcome": _OUTCOMES[query.command]}
         form, prefix = self._audit.form, f"{self._prefix}-"
         requested = form(Event.COMMAND_REQUESTED, fields, prefix=prefix, timed=False)
@@ -130,7 +160,7 @@ class Dispatcher:
         self._count += 1
         query = asked.query
         try:
-            reply = asked.reader(query)
+            reply = asked.reader(query, session.rights)
         except TaskmasterError as error:
             reply = replies.fail(str(error), error.code)
         if reply.error is None:
@@ -151,6 +181,7 @@ class Dispatcher:
             "command": query.command.value,
             "job": query.job,
             "peer": session.peer_document,
+            "role": _role(session.rights, query),
         }
         self._audit.record(Event.COMMAND_REQUESTED, **fields)
         fields |= {"outcome": reply.response, "error": reply.error}
@@ -166,15 +197,11 @@ class Dispatcher:
 
     def rejected(self, session: Session, reason: str) -> None:
         """A connection is cut for what it sent."""
-        self._audit.record(
-            Event.CLIENT_REJECTED, peer=session.peer_document, reason=reason, count=1
-        )
-        self._say.connection(f"client {session.peer.who()} cut off: {reason}")
+        self._rejections.add(session.peer, reason)
 
-    def turned_away(self, peer: Peer, reason: str) -> None:
-        """A connection was not let in at all."""
-        self._audit.record(Event.CLIENT_REJECTED, peer=peer.audit(), reason=reason, count=1)
-        self._say.connection(f"client {peer.who()} turned away: {reason}")
+    def turned_away(self, peer: Peer, reason: str, kind: str) -> None:
+        """A connection was not let in at all; ``kind``: the code of what it was told."""
+        self._rejections.add(peer, reason, kind=kind)
 
     def session_over(self, session: Session, reason: str, unanswered: list[Exchange]) -> None:
         """A client is gone. What it asked for is done all the same, and on record."""
@@ -224,7 +251,7 @@ class Dispatcher:
         query = exchange.query
         assert query is not None
         try:
-            return self.readers[query.command](query)
+            return self.readers[query.command](query, exchange.rights)
         except TaskmasterError as error:
             return replies.fail(str(error), error.code)
 
@@ -239,6 +266,7 @@ class Dispatcher:
         if query is not None:
             fields["job"] = query.job
         fields["peer"] = exchange.peer.audit()
+        fields["role"] = _role(exchange.rights, query)
         fields["outcome"] = reply.response
         if reply.error is not None:
             fields["error"] = reply.error
@@ -292,3 +320,11 @@ class Dispatcher:
             self.handlers[command](exchange)
         except TaskmasterError as error:
             exchange.done(replies.fail(str(error), error.code))
+
+
+def _role(rights: Rights, query: Query | None) -> str | None:
+    """The role that a peer has where the command is aimed, for the log."""
+    if rights.everything:
+        return "admin"
+    role = rights.role(None if query is None else query.job)
+    return None if role is None else role.word

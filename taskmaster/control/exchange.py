@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from taskmaster.control.access import Rights
 from taskmaster.control.peers import Peer
 from taskmaster.eventloop import Timer
 from taskmaster.wire.queries import READING, Query
@@ -19,13 +20,14 @@ class Exchange:
 
     __slots__ = (
         *("begun", "command", "completed", "id", "last", "on_reply", "peer", "query"),
-        *("outcome", "query_id", "reply", "size", "timer"),
+        *("outcome", "query_id", "refused", "reply", "rights", "size", "timer"),
     )
 
     def __init__(
         self,
         exchange_id: str,
         peer: Peer,
+        rights: Rights,
         command: str | None,
         query: Query | None,
         query_id: bytes,
@@ -33,6 +35,7 @@ class Exchange:
     ) -> None:
         self.id = exchange_id
         self.peer = peer
+        self.rights = rights
         self.command = command
         self.query = query
         self.query_id = query_id
@@ -43,6 +46,8 @@ class Exchange:
         self.timer: Timer | None = None
         #: The connection ends after this reply.
         self.last = False
+        #: It was not acted upon at all.
+        self.refused = False
         #: What came of it is on record.
         self.completed = False
         #: What the record of its completion has beside the reply: states before and after, sha256.

@@ -1,4 +1,7 @@
-"""Who is at the other end of a connection, as far as the kernel tells."""
+"""Who is at the other end of a connection, as far as the kernel tells.
+
+Of a Unix socket and of TCP within this host it knows, and what it does not know is let in by nobody.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,15 @@ import functools
 import pwd
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
+
+from taskmaster import sockdiag
+from taskmaster.control.holders import Holders
+from taskmaster.errors import NotPermitted
+from taskmaster.sockdiag import SocketDiagnosis
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -30,7 +39,8 @@ class Peer(msgspec.Struct, frozen=True, omit_defaults=True):
         """For the history of job files, and for people."""
         if self.uid is None:
             return f"{self.transport} {self.address}"
-        return f"{self.user or self.uid} (pid {self.pid}, {self.transport})"
+        pid = "" if self.pid is None else f"pid {self.pid}, "
+        return f"{self.user or self.uid} ({pid}{self.transport})"
 
     def audit(self) -> dict[str, object]:
         """For a record of the audit log."""
@@ -45,16 +55,46 @@ def of_unix(connection: socket.socket, path: str) -> Peer:
     return Peer("unix", path, uid, user_name(uid), pid)
 
 
-def of_tcp_connection(connection: socket.socket, address: tuple[str, int]) -> Peer:
-    """The peer of a TCP connection; small replies are not to wait for the acknowledgement of others."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return of_tcp(address)
+class Unidentified(NotPermitted):
+    """A connection from this host whose owner the kernel does not tell; ``peer`` is what is known of it."""
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__(
+            f"Permission denied: it cannot be told whose connection {peer.address} is; its process has "
+            "closed it, or is in another network namespace. The Unix socket tells."
+        )
+        self.peer = peer
 
 
-def of_tcp(address: tuple[str, int]) -> Peer:
-    """Who has this address."""
-    host, port = address[0], address[1]
-    return Peer("tcp", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+class Kernel:
+    """Asks the kernel who the peers of TCP connections are. ``clock``: monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._sockets = SocketDiagnosis()
+        self._holders = Holders(clock)
+
+    def try_out(self, listener: socket.socket) -> None:
+        """Find out with a socket that listens how the kernel can be asked."""
+        self._sockets.try_out(listener)
+
+    def of_tcp(self, connection: socket.socket, address: tuple[str, int]) -> Peer:
+        """The peer of a TCP connection; one of another host is an address and nothing else.
+
+        Raises Unidentified, and OSError where the connection is gone.
+        """
+        # Small replies are not to wait for the acknowledgement of others.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        host, port = sockdiag.normal(address[0]), address[1]
+        peer = Peer("tcp", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        if not sockdiag.is_loopback(host):
+            return peer
+        own = connection.getsockname()
+        owner = self._sockets.owner((host, port, own[0], own[1]))
+        # In this order: as long as our end stands, the other could not have become another's.
+        if owner is None or not sockdiag.stands(connection):
+            raise Unidentified(peer)
+        pid = self._holders.find(owner.uid, owner.inode)
+        return Peer("tcp", peer.address, owner.uid, user_name(owner.uid), pid)
 
 
 @functools.lru_cache(maxsize=256)

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from taskmaster.control import peers
+from taskmaster.control.access import Access, Rights
 from taskmaster.control.dispatcher import Dispatcher
 from taskmaster.control.handover import HandedListener
-from taskmaster.control.peers import Peer
+from taskmaster.control.idle import Idle
+from taskmaster.control.peers import Kernel, Peer, Unidentified
+from taskmaster.control.quota import Account, Quotas
 from taskmaster.control.say import Say
 from taskmaster.control.session import Session
 from taskmaster.errors import TaskmasterError
@@ -50,8 +53,15 @@ class Server:
         *,
         max_clients: int,
         max_frame_bytes: int,
+        access: Access,
+        quotas: Quotas,
+        idle_timeout_s: float,
     ) -> None:
         self._loop = loop
+        self._access = access
+        self._quotas = quotas
+        self._kernel = Kernel(loop.now)
+        self._idle = Idle(loop, dispatcher.sessions, idle_timeout_s)
         self._dispatcher = dispatcher
         self._say = say
         self._max_clients = max_clients
@@ -82,17 +92,18 @@ class Server:
             ) from None
         self.port = listener.getsockname()[1]
         self.addresses.append(f"{host or '*'}:{self.port}")
-        self._add(listener, "tcp", peers.of_tcp_connection)
+        self._kernel.try_out(listener)
+        self._add(listener, "tcp", self._kernel.of_tcp)
 
-    def listen_unix(self, path: Path) -> None:
-        """Listen on a Unix socket of mode 0600; one that is left from before is replaced. Raises CannotListen."""
+    def listen_unix(self, path: Path, mode: int) -> None:
+        """Listen on a Unix socket of this mode; one that is left from before is replaced. Raises CannotListen."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 _remove_socket(path.name, folder)
                 # A socket's path holds 107 bytes; through a descriptor, the folder may be deeper.
-                umask = os.umask(0o177)
+                umask = os.umask(0o777 & ~mode)
                 try:
                     listener.bind(f"/proc/self/fd/{folder}/{path.name}")
                 finally:
@@ -126,7 +137,8 @@ class Server:
             self._add(listener, "unix", lambda connection, _: peers.of_unix(connection, path))
         else:
             self.port = listener.getsockname()[1]
-            self._add(listener, "tcp", peers.of_tcp_connection)
+            self._kernel.try_out(listener)
+            self._add(listener, "tcp", self._kernel.of_tcp)
 
     def _add(
         self,
@@ -173,37 +185,64 @@ class Server:
     ) -> None:
         try:
             peer = identify(connection, address)
+        except Unidentified as error:
+            self._refuse(connection, error.peer, str(error), error.code)
+            return
         except OSError:
             connection.close()  # ENOTCONN: gone before it was looked at
             return
-        # Counted for each way in: those that fill the TCP port must not lock the administrator out of
-        # the socket that only he can reach.
-        kin = sum(1 for one in self._dispatcher.sessions if one.peer.transport == peer.transport)
+        rights = self._access.rights(peer)
+        # Counted for each way in, and for the administrator by himself: those that fill the TCP port, or
+        # the socket where it is open to all, must not lock him out.
+        kin = sum(
+            1
+            for one in self._dispatcher.sessions
+            if one.peer.transport == peer.transport and one.rights.everything == rights.everything
+        )
         if kin >= self._max_clients:
-            self._refuse(connection, peer)
+            reason = f"Too many clients: {kin} are connected (maxClients); try again later."
+            self._refuse(connection, peer, reason, "too-many-clients")
             return
-        self.serve(connection.detach(), peer)
+        account = None if rights.everything else self._quotas.enter(rights.identity)
+        if account is None and not rights.everything:
+            reason = (
+                f"Too many clients: {rights.who} has {self._quotas.max_connections} connections "
+                "(maxClientsPerUser); try again later."
+            )
+            self._refuse(connection, peer, reason, "too-many-clients")
+            return
+        self._begin(connection.detach(), peer, rights, account)
         self._say.connection(f"client {peer.who()} connected")
 
     def serve(self, fd: int, peer: Peer) -> Session:
-        """Make a connection a session."""
+        """Make a connection, which was let in before, a session; what it may do is decided anew."""
+        rights = self._access.rights(peer)
+        account = None if rights.everything else self._quotas.enter(rights.identity, let_in=True)
+        return self._begin(fd, peer, rights, account)
+
+    def _begin(self, fd: int, peer: Peer, rights: Rights, account: Account | None) -> Session:
         session = Session(
-            self._loop, fd, peer, self._max_frame_bytes, self._allowance, self._dispatcher
+            self._loop,
+            fd,
+            peer,
+            self._max_frame_bytes,
+            self._allowance,
+            self._dispatcher,
+            rights,
+            account,
         )
         self._dispatcher.sessions.add(session)
+        self._idle.watch()
         return session
 
-    def _refuse(self, connection: socket.socket, peer: Peer) -> None:
-        reason = (
-            f"Too many clients: {self._max_clients} are connected (maxClients); try again later."
-        )
+    def _refuse(self, connection: socket.socket, peer: Peer, reason: str, code: str) -> None:
         connection.setblocking(False)
         try:
-            connection.send(replies.fail(reason, "too-many-clients").frame())
+            connection.send(replies.fail(reason, code).frame(with_code=True))
         except OSError:
             pass  # it is going anyway
         connection.close()
-        self._dispatcher.turned_away(peer, reason)
+        self._dispatcher.turned_away(peer, reason, code)
 
     def _turn_away(self, listener: socket.socket, error: OSError) -> None:
         """No descriptor for another client: drop those that wait, with the spare one."""

@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from taskmaster.control.access import Rights
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.peers import Peer
+from taskmaster.control.quota import Account
 from taskmaster.errors import InvalidQuery
 from taskmaster.eventloop import EventLoop, Timer
 from taskmaster.stream import Stream
@@ -48,9 +50,16 @@ class Session:
         max_frame_bytes: int,
         allowance: Allowance,
         dispatcher: Dispatcher,
+        rights: Rights,
+        account: Account | None,
     ) -> None:
         self.number = next(dispatcher.session_numbers)
         self.peer = peer
+        self.rights = rights
+        #: Whether anything was asked since it was last looked at, and when that was first not so; see Idle.
+        self.heard = True
+        self.quiet_since = 0.0
+        self._account = account
         self.peer_document = peer.audit()
         self._loop = loop
         self._dispatcher = dispatcher
@@ -87,6 +96,9 @@ class Session:
         known = self._dispatcher.known.get((self.number, data[: -len(END)]))
         if known is None or not data.endswith(END) or not self._takes_more():
             return False
+        if self._account is not None and not self._account.take():
+            return False  # ``_frame`` has the words for it
+        self.heard = True
         reply = self._dispatcher.read_now(self, known)
         self._out.append(reply)
         self._out_bytes += len(reply)
@@ -94,6 +106,10 @@ class Session:
 
     def _frame(self, frame: bytes) -> None:
         dispatcher = self._dispatcher
+        self.heard = True
+        if self._account is not None and not self._account.take():
+            self._too_fast(frame)
+            return
         known = None if self._exchanges else dispatcher.known.get((self.number, frame))
         if known is not None and self._stream.outbound_bytes + self._out_bytes < ENOUGH_OUTBOUND:
             reply = dispatcher.read_now(self, known)
@@ -111,11 +127,37 @@ class Session:
         else:
             assert query is not None
             exchange = dispatcher.begin(self, query, query.id, query.command.value)
-            dispatcher.learn(self, frame, query)
-        exchange.size = len(frame)
-        self._waiting_bytes += len(frame)
+            if exchange.refused:
+                if self._account is not None:
+                    self._account.refused()
+            else:
+                dispatcher.learn(self, frame, query)
+        self._take_up(exchange, len(frame))
+
+    def _too_fast(self, frame: bytes) -> None:
+        """Answered, since every query is, but neither looked at nor on record one by one."""
+        query, query_id = None, b""
+        try:
+            query = parse_query(frame)
+            query_id = query.id
+        except UnusableQuery as error:
+            query_id = error.query_id
+        except InvalidQuery as error:
+            self._broken(error)
+            return
+        self._take_up(self._dispatcher.too_fast(self, query, query_id), len(frame))
+
+    def _take_up(self, exchange: Exchange, size: int) -> None:
+        dispatcher = self._dispatcher
+        exchange.size = size
+        self._waiting_bytes += size
         self._exchanges.append(exchange)
-        if exchange.at_once and len(self._exchanges) == 1 and self._takes_more():
+        if (
+            exchange.reply is None
+            and exchange.at_once
+            and len(self._exchanges) == 1
+            and self._takes_more()
+        ):
             # Now and not at the end of the turn: what comes behind it may change what it reads.
             exchange.reply = dispatcher.read(exchange)
         if exchange.reply is not None or exchange.at_once:
@@ -170,7 +212,7 @@ class Session:
             self._out.append(frame)
             self._out_bytes += len(frame)
             self._end_after = exchange.last
-            changed = changed or not exchange.reads
+            changed = changed or not (exchange.reads or exchange.refused)
             if self._behind and exchange.reads:
                 self._let_go()
         return changed
@@ -210,6 +252,11 @@ class Session:
         self._held = held
         self._stream.pause(held)
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything that was asked is not answered yet."""
+        return bool(self._exchanges)
+
     def unanswered(self) -> list[Exchange]:
         """What was asked and not answered yet, in order."""
         return list(self._exchanges)
@@ -222,6 +269,8 @@ class Session:
         fd, unsent = self._stream.detach()
         unread = self._decoder.unread()
         self._decoder.forget()
+        if self._account is not None:
+            self._account.leave()
         return fd, unread, unsent
 
     def take_over(self, received: bytes, unsent: bytes) -> None:
@@ -238,6 +287,8 @@ class Session:
         if self._ended_by_peer is not None:
             self._ended_by_peer.cancel()
         self._decoder.forget()
+        if self._account is not None:
+            self._account.leave()
         for exchange in self._behind:
             self._dispatcher.arrived(exchange)
         self._behind.clear()

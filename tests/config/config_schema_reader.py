@@ -66,6 +66,8 @@ _RULES = {
     "maximum": lambda v, g, s: not _is_number(v) or v <= g,
     "minLength": lambda v, g, s: not isinstance(v, str) or len(v) >= g,
     "pattern": lambda v, g, s: not isinstance(v, str) or bool(re.search(g, v)),
+    "maxLength": lambda v, g, s: not isinstance(v, str) or len(v) <= g,
+    "maxItems": lambda v, g, s: not isinstance(v, list) or len(v) <= g,
     "minItems": lambda v, g, s: not isinstance(v, list) or len(v) >= g,
     "items": lambda v, g, s: (
         not isinstance(v, list)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from config_disk import STRANGER, UID, folder, needs_root, written
 
+from taskmaster.config.access import Role, Rule
 from taskmaster.config.daemon import DAEMON_KEYS, SYSTEM_FILE, DaemonConfig, load
 from taskmaster.errors import FileError
+from taskmaster.wire.queries import Command
 
 NOWHERE = Path("/nonexistent/config.json")
 USER = 4711
@@ -25,6 +27,16 @@ PROMISED = {
     "verbosity": 2,
     "maxFrameBytes": 4194304,
     "maxClients": 512,
+    "maxClientsPerUser": 128,
+    "commandsPerSecond": 2000,
+    "commandsBurst": 4000,
+    "idleTimeout": 3600,
+    "allowInsecureRemote": False,
+    "socketMode": "0600",
+    "access": [],
+    "pushEnabled": True,
+    "requireReason": [],
+    "secretPattern": "(?i)pass|secret|token|key",
     "commandDeadline": 5.0,
     "watchdogTimeout": 30.0,
     "auditMaxBytes": 104857600,
@@ -66,6 +78,12 @@ def test_defaults_of_root():
         DaemonConfig(
             port=7777,
             remote_connections=False,
+            allow_insecure_remote=False,
+            socket_mode=0o600,
+            access=(),
+            push_enabled=True,
+            require_reason=frozenset(),
+            secret_pattern="(?i)pass|secret|token|key",
             socket=Path("/run/taskmaster/control.sock"),
             config_directory=Path("/etc/taskmaster/jobs"),
             log_directory=Path("/var/log/taskmaster"),
@@ -81,6 +99,10 @@ def test_defaults_of_root():
             audit_sink_socket=None,
             max_frame_bytes=4194304,
             max_clients=512,
+            max_clients_per_user=128,
+            commands_per_second=2000,
+            commands_burst=4000,
+            idle_timeout_s=3600.0,
             command_deadline_s=5.0,
             watchdog_timeout_s=30.0,
             base=Path("/etc/taskmaster"),
@@ -138,6 +160,16 @@ def test_everything_set(tmp_path):
         tmp_path,
         port=0,
         remoteConnections=True,
+        allowInsecureRemote=True,
+        socketMode="0660",
+        access=[{"role": "viewer", "users": [4711]}],
+        pushEnabled=False,
+        requireReason=["kill"],
+        secretPattern="x",
+        maxClientsPerUser=2,
+        commandsPerSecond=3,
+        commandsBurst=4,
+        idleTimeout=5,
         socket="run/./s.sock",
         configDirectory="jobs",
         logDirectory="/var/../log/",
@@ -159,6 +191,12 @@ def test_everything_set(tmp_path):
     assert config == DaemonConfig(
         port=0,
         remote_connections=True,
+        allow_insecure_remote=True,
+        socket_mode=0o660,
+        access=(Rule(role=Role.VIEWER, users=frozenset({4711})),),
+        push_enabled=False,
+        require_reason=frozenset({Command.KILL}),
+        secret_pattern="x",
         socket=tmp_path / "run/s.sock",
         config_directory=tmp_path / "jobs",
         log_directory=Path("/log"),
@@ -174,6 +212,10 @@ def test_everything_set(tmp_path):
         audit_sink_socket=tmp_path / "sink",
         max_frame_bytes=1024,
         max_clients=1,
+        max_clients_per_user=2,
+        commands_per_second=3,
+        commands_burst=4,
+        idle_timeout_s=5.0,
         command_deadline_s=0.5,
         watchdog_timeout_s=2.0,
         base=tmp_path,

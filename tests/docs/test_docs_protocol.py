@@ -73,7 +73,6 @@ NOT_SENT = {
     "cannot-listen": "there is no daemon then",
     "held": "there is no daemon then",
     "unavailable": "there is no daemon then",
-    "not-permitted": "the socket's mode refuses",
 }
 
 

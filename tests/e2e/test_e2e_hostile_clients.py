@@ -185,10 +185,11 @@ def test_tcp_clients_do_not_lock_the_owner_out(busy):
 
 
 def test_a_client_that_leaves_in_the_middle(busy):
-    """What a client asked for before it hung up or reset is done all the same, and on record."""
+    """What a client that was let in asked for before it hung up or reset is done all the same, and on record."""
     daemon = busy()
     for reset in (False, True):
         client = Client(("127.0.0.1", daemon.port))
+        assert client.ask("list")["response"] == "list"
         client.send(
             query("start", "web", wait=60)
             + query("restart", "web", wait=60)

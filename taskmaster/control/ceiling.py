@@ -1,0 +1,129 @@
+"""What a job may be that somebody with limited rights pushes: nothing that he could not do himself.
+
+A job's file decides which user it runs as, and the daemon opens its output files before that. So who pushes
+by a rule is held to three things: the user (``runAs`` of his rule), output in the job's own log folder,
+and no other key that reaches beyond that user. A key that this file does not know is held to its default.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from typing import Final
+
+from taskmaster.config.access import Role
+from taskmaster.control.access import Rights, applies, refused
+from taskmaster.core.spec import JobSpec
+from taskmaster.errors import NotPermitted
+from taskmaster.wire.queries import Command
+
+#: Fields that are only about what the job's own user can do, or about when and how often.
+FREE: Final = frozenset(
+    {"job", "argv", "proc_nr", "auto_start", "restart", "start_time_s", "normal_exit_codes"}
+    | {"normal_exit_signals", "restart_times", "stop_signal", "stop_time_s", "stderr_to_stdout"}
+    | {"log_max_bytes", "log_backups", "env", "dir", "umask"}
+)
+#: Fields that are looked at below.
+CHECKED: Final = frozenset({"runas", "stdout", "stderr"})
+
+
+def violation(spec: JobSpec, rights: Rights, own_uid: int) -> str | None:
+    """Why a peer may not have this job put in force; None where it may. ``own_uid``: the daemon's."""
+    if rights.everything:
+        return None
+    return (
+        _user(spec, rights, own_uid)
+        or _output("stdout", spec.stdout)
+        or _output("stderr", spec.stderr)
+        or _others(spec)
+    )
+
+
+def check(rights: Rights, command: Command, spec: JobSpec) -> None:
+    """Raises NotPermitted where a peer may not have this job put in force."""
+    why = violation(spec, rights, os.geteuid())
+    if why is not None:
+        raise NotPermitted(refused(command, spec.job, f"is beyond what {rights.who} may: {why}"))
+
+
+def _user(spec: JobSpec, rights: Rights, own_uid: int) -> str | None:
+    user, _, group = spec.runas.partition(":")
+    uid = _uid(user) if user else own_uid
+    if uid is None:
+        return f"runas: there is no user {user}"
+    gid = _gid(group) if group else None
+    if group and gid is None:
+        return f"runas: there is no group {group}"
+    rules = [rule for rule in rights.rules if rule.role >= Role.ADMIN and applies(rule, spec.job)]
+    for rule in rules:
+        if rule.run_as is None:
+            if rights.uid is not None and uid == rights.uid and _in_group(uid, gid):
+                return None
+            continue
+        for allowed in rule.run_as:
+            name, _, of_group = allowed.partition(":")
+            same_group = gid == _gid(of_group) if of_group else _in_group(uid, gid)
+            if uid == _uid(name) and same_group:
+                return None
+    named = sorted({one for rule in rules for one in rule.run_as or ()})
+    if any(rule.run_as is None for rule in rules):
+        named.append("the one who pushes it")
+    runs = spec.runas or f"{_name(own_uid)} (no runas: the user of taskmasterd)"
+    return f"the job would run as {runs}; allowed: {', '.join(named) or 'nobody'} (runAs in access)"
+
+
+def _in_group(uid: int, gid: int | None) -> bool:
+    """Whether the group is one that the user has anyway."""
+    if gid is None:
+        return True
+    try:
+        entry = pwd.getpwuid(uid)
+        return gid in os.getgrouplist(entry.pw_name, entry.pw_gid)
+    except (KeyError, OSError):
+        return False
+
+
+def _output(key: str, path: str | None) -> str | None:
+    if path is not None and path.startswith("/"):
+        return (
+            f"{key} is an absolute path, and taskmasterd opens it; allowed: a relative one, or null"
+        )
+    return None
+
+
+def _others(spec: JobSpec) -> str | None:
+    plain = JobSpec(job=spec.job, argv=spec.argv)
+    for field in JobSpec.__struct_fields__:
+        if field in FREE or field in CHECKED:
+            continue
+        if getattr(spec, field) != getattr(plain, field):
+            return f"{_key(field)} is set, which is for root and the user of taskmasterd"
+    return None
+
+
+def _key(field: str) -> str:
+    """The name in the job's file of a field."""
+    first, *rest = field.removesuffix("_s").split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def _uid(name: str) -> int | None:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return int(name) if name.isdecimal() else None
+
+
+def _gid(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return int(name) if name.isdecimal() else None
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

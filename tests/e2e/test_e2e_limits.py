@@ -1,0 +1,191 @@
+"""How much a client may use: connections, commands a second, time without a question; root is not counted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+import pytest
+from running import Client, query, wait_for
+from strangers import NOBODY, as_user, needs_root
+
+VIEWER = [{"role": "viewer", "users": ["nobody"]}]
+
+
+@pytest.fixture
+def shared(open_folder, make_daemon):
+    """A daemon whose socket everybody can reach, with one job."""
+
+    def make(**config):
+        path = open_folder / "control.sock"
+        daemon = make_daemon(
+            **{"socket": str(path), "socketMode": "0666", "access": VIEWER, **config}
+        )
+        daemon.socket = path
+        daemon.job("web", ["sleep", "1000"])
+        daemon.start()
+        daemon.wait_state("web", "RUNNING")
+        return daemon
+
+    return make
+
+
+@needs_root
+@pytest.mark.parametrize("tcp", [False, True])
+def test_slow_down(shared, tcp):
+    """Over the rate each command gets ``Slow down`` with its id, in order; root and later commands are served."""
+    daemon = shared(commandsPerSecond=1, commandsBurst=30)
+    address = ("127.0.0.1", daemon.port) if tcp else daemon.socket
+
+    def flood():
+        with Client(address) as client:
+            client.send(b"".join(query("status", "web", codes=True, id=n) for n in range(500)))
+            replies = [client.reply() for _ in range(500)]
+            with Client(address) as second:
+                again = [second.ask("status", "web", codes=True).get("code") for _ in range(20)]
+            time.sleep(1.2)
+            return replies, again, client.ask("list")
+
+    replies, again, later = as_user(NOBODY, flood).result
+    assert [one["id"] for one in replies] == list(range(500))
+    slowed = [one for one in replies if one["response"] == "fail"]
+    assert [one["response"] for one in replies[:30]] == ["status"] * 30
+    assert len(slowed) > 300
+    for one in slowed:
+        assert one["code"] == "slow-down"
+        assert one["error"].startswith("Slow down: user nobody may send 1 commands a second")
+    assert "slow-down" in again, "another connection is not another user"
+    assert later["response"] == "list"
+    # The log has the first of them, and then how many there were.
+    rejected = wait_for(
+        lambda: [
+            found for found in [daemon.events("client.rejected")]
+            if sum(record["count"] for record in found) == len(slowed) + again.count("slow-down")
+        ]
+    )[0]  # fmt: skip
+    assert len(rejected) < 150
+    assert {record["peer"]["uid"] for record in rejected} == {NOBODY}
+    # Root is not slowed down.
+    with daemon.client() as client:
+        client.send(query("status", "web") * 500)
+        assert {client.reply()["response"] for _ in range(500)} == {"status"}
+
+
+@needs_root
+def test_a_flood_of_refusals_does_not_fill_the_log(shared):
+    """Ten thousand commands of somebody who may do nothing leave a hundred records, and all are answered."""
+    daemon = shared(access=[])
+
+    def flood():
+        with Client(daemon.socket) as client:
+            words = []
+            for _ in range(20):
+                client.send(query("stop", "web", codes=True) * 500)
+                words += [client.reply()["code"] for _ in range(500)]
+            return words
+
+    before = daemon.audit_file.stat().st_size
+    codes = as_user(NOBODY, flood).result
+    assert set(codes) == {"not-permitted", "slow-down"}
+    assert codes[:10] == ["not-permitted"] * 10
+    assert daemon.audit_file.stat().st_size - before < 250_000
+    assert daemon.status("web")["state"] == "RUNNING"
+
+
+@needs_root
+def test_connections_of_one_user(shared):
+    """A user over maxClientsPerUser is told so, over both ways together; others and root are let in."""
+    daemon = shared(
+        maxClientsPerUser=5, maxClients=8,
+        access=[*VIEWER, {"role": "viewer", "users": ["bin"]}],
+    )  # fmt: skip
+    address = ("127.0.0.1", daemon.port)
+    read_end, write_end = os.pipe()
+    told, tell = os.pipe()
+
+    def crowd():
+        kept = [Client(address if number % 2 else daemon.socket) for number in range(5)]
+        answers = [one.ask("list")["response"] for one in kept]
+        over = []
+        for where in (daemon.socket, address):
+            with Client(where) as client:
+                over.append(client.reply())
+                assert client.frame() == b""
+        os.write(tell, b"x")
+        os.read(read_end, 1)
+        kept.pop().close()
+        for _ in range(1000):
+            with contextlib.suppress(OSError, AssertionError), Client(daemon.socket) as client:
+                reply = client.ask("list")
+                if reply["response"] == "list":
+                    return answers, over, True
+        return answers, over, False
+
+    def meanwhile():
+        os.read(told, 1)
+        with Client(daemon.socket) as client:
+            assert client.ask("list")["response"] == "list"
+        (other,) = as_user(2, lambda: [Client(daemon.socket).ask("list")]).result
+        assert other["response"] == "list"
+        os.write(write_end, b"x")
+
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            meanwhile()
+            status = 0
+        finally:
+            os.write(write_end, b"x")
+            os._exit(status)
+    answers, over, again = as_user(NOBODY, crowd).result
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    for fd in (read_end, write_end, told, tell):
+        os.close(fd)
+    assert answers == ["list"] * 5
+    assert again
+    for reply in over:
+        assert reply["code"] == "too-many-clients"
+        assert "user nobody has 5 connections (maxClientsPerUser)" in reply["error"]
+
+
+@needs_root
+def test_strangers_do_not_lock_root_out(shared):
+    """However many connections others hold on the socket that all can reach, root gets in."""
+    daemon = shared(maxClients=4)
+
+    def crowd():
+        kept = [Client(daemon.socket) for _ in range(4)]
+        for one in kept:
+            one.ask("list")
+        with Client(daemon.socket) as over:
+            return over.reply()["code"]
+
+    assert as_user(NOBODY, crowd).result == "too-many-clients"
+    with Client(daemon.socket) as client:
+        assert client.ask("list")["response"] == "list"
+
+
+def test_idle_connections_end(make_daemon):
+    """A connection on which nothing is asked ends; one that asks, or waits for an answer, does not."""
+    daemon = make_daemon(idleTimeout=3)
+    daemon.job("slow", ["sleep", "1000"], startTime=8)
+    daemon.start()
+    quiet, half, busy, waiting = (daemon.client(tcp=bool(number % 2)) for number in range(4))
+    assert quiet.ask("list")["response"] == "list"
+    half.send(b'{"command":"li')
+    began = time.monotonic()
+    waiting.send(query("status", "slow", wait=60))
+    ended = {}
+    while len(ended) < 2:
+        assert time.monotonic() - began < 60
+        assert busy.ask("list")["response"] == "list"
+        for name, client in (("quiet", quiet), ("half", half)):
+            client.socket.settimeout(0.05)
+            with contextlib.suppress(TimeoutError):
+                if name not in ended and client.frame() == b"":
+                    ended[name] = time.monotonic() - began
+    assert min(ended.values()) > 2
+    assert busy.ask("list")["response"] == "list"
+    assert waiting.reply()["response"] == "status"
