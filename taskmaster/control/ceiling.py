@@ -10,9 +10,11 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from taskmaster.config.access import Role
+from taskmaster.config.jobfile import JOB_KEYS
 from taskmaster.control.access import Rights, applies, refused
 from taskmaster.core.spec import JobSpec
 from taskmaster.errors import NotPermitted
@@ -24,6 +26,8 @@ FREE: Final = frozenset(
     | {"normal_exit_signals", "restart_times", "stop_signal", "stop_time_s", "stderr_to_stdout"}
     | {"log_max_bytes", "log_backups", "env", "dir", "umask"}
 )
+#: Fields of which some values take something from the process and never give: those that may be set.
+LESS: Final[dict[str, Callable[[Any], bool]]] = {}
 #: Fields that are looked at below.
 CHECKED: Final = frozenset({"runas", "stdout", "stderr"})
 
@@ -97,15 +101,15 @@ def _others(spec: JobSpec) -> str | None:
     for field in JobSpec.__struct_fields__:
         if field in FREE or field in CHECKED:
             continue
-        if getattr(spec, field) != getattr(plain, field):
+        value = getattr(spec, field)
+        if value != getattr(plain, field) and not (field in LESS and LESS[field](value)):
             return f"{_key(field)} is set, which is for root and the user of taskmasterd"
     return None
 
 
 def _key(field: str) -> str:
     """The name in the job's file of a field."""
-    first, *rest = field.removesuffix("_s").split("_")
-    return first + "".join(word.capitalize() for word in rest)
+    return next((row.name for row in JOB_KEYS if field in row.fields), field)
 
 
 def _uid(name: str) -> int | None:
