@@ -24,10 +24,17 @@ from taskmaster.wire.queries import Command
 FREE: Final = frozenset(
     {"job", "argv", "proc_nr", "auto_start", "restart", "start_time_s", "normal_exit_codes"}
     | {"normal_exit_signals", "restart_times", "stop_signal", "stop_time_s", "stderr_to_stdout"}
-    | {"log_max_bytes", "log_backups", "env", "dir", "umask"}
+    | {"log_max_bytes", "log_backups", "env", "dir", "umask", "cpu_affinity", "memory_max"}
 )
+#: The class of ionice that only root may give (ionice(1)).
+_REALTIME: Final = 1
 #: Fields of which some values take something from the process and never give: those that may be set.
-LESS: Final[dict[str, Callable[[Any], bool]]] = {}
+LESS: Final[dict[str, Callable[[Any], bool]]] = {
+    "nice": lambda value: value >= 0,
+    "ionice": lambda value: value[0] != _REALTIME,
+    "oom_score_adj": lambda value: value >= 0,
+    "no_new_privs": lambda value: value is True,
+}
 #: Fields that are looked at below.
 CHECKED: Final = frozenset({"runas", "stdout", "stderr"})
 

@@ -12,11 +12,11 @@ import pytest
 from taskmaster.config.access import Role, Rule
 from taskmaster.config.secretnames import DEFAULT_PATTERN
 from taskmaster.control.access import LEAST, WRITING, Access, least
-from taskmaster.control.ceiling import CHECKED, FREE, violation
+from taskmaster.control.ceiling import CHECKED, FREE, LESS, violation
 from taskmaster.control.gate import Gate
 from taskmaster.control.peers import Peer
 from taskmaster.control.pulling import Pulling
-from taskmaster.core.spec import JobSpec
+from taskmaster.core.spec import Capabilities, JobSpec
 from taskmaster.errors import NotPermitted
 from taskmaster.wire.queries import NEEDS, READING, Command, Needs, Query
 
@@ -235,6 +235,15 @@ def test_run_as_of_another_rule():
         {"stderr": "/root/.ssh/authorized_keys"},
         {"stderr": "//etc/x"},
         {"inherit_env": True},
+        {"env_file": "/root/secrets"},
+        {"groups": ("root",)},
+        {"groups": ()},
+        {"capabilities": Capabilities(ambient=(21,))},
+        {"limits": (("nofile", -1, -1),)},
+        {"nice": -1},
+        {"ionice": (1, 0)},
+        {"oom_score_adj": -1},
+        {"no_new_privs": False},
     ],
 )
 def test_beyond_the_user(fields):
@@ -245,11 +254,18 @@ def test_beyond_the_user(fields):
 
 def test_every_field_is_decided():
     """A field that is neither free nor looked at must have its default: a new key is closed until decided."""
-    decided = FREE | CHECKED
+    decided = FREE | CHECKED | set(LESS)
     assert decided <= set(JobSpec.__struct_fields__)
-    assert "inherit_env" not in decided
-    plain = spec(runas="nobody", stdout="out/%n.log", stderr=None, env=(("A", "b"),), umask=0o77)
+    closed = {"inherit_env", "env_file", "groups", "capabilities", "limits"}
+    assert set(JobSpec.__struct_fields__) - decided == closed, "think of the new one, then decide"
+    plain = spec(
+        runas="nobody", stdout="out/%n.log", stderr=None, env=(("A", "b"),), umask=0o77, nice=5,
+        ionice=(3, 0), oom_score_adj=500, no_new_privs=True, memory_max=1 << 30, cpu_affinity=(0,),
+    )  # fmt: skip
     assert violation(plain, admin("nobody"), 0) is None
+    assert "envFile is set" in str(
+        violation(spec(runas="nobody", env_file="/x"), admin("nobody"), 0)
+    )
 
 
 def test_words_of_refusals():
