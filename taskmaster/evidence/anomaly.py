@@ -169,7 +169,7 @@ class Anomaly:
         if self._link is None:
             why = "the line is no record any more"
         elif not self._link.hash:
-            why = "it has no hash, and those before it have one"
+            why = "its hash is none any more, or was taken away"
         elif self._link.seq != seq:
             why = f"it calls itself {self._link.seq}, and its hash is not that of its content"
         else:

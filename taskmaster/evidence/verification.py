@@ -99,7 +99,7 @@ class Verification:
         if self._damage is not None and not (link.event == REPAIRED and self._follows(link)):
             self._anomaly = Anomaly(self.last, None, self._damage)
             self._anomaly.look(link, place)
-        elif self.last is None and not link.hash:
+        elif self.last is None and not link.hash and not link.prev:
             self._before_the_chain(link, place)
         elif self.last is None and link.intact and self._begins_badly(link, place):
             return
@@ -127,8 +127,18 @@ class Verification:
 
     def _skips(self, link: Link, place: Place) -> bool:
         before = self.unchained_last
-        if before is None or link.seq <= before.seq + 1:
+        if before is None or link.seq == before.seq + 1:
             return False
+        if link.seq <= before.seq:
+            if link.event == REPAIRED:
+                return False  # nothing was found to go on from, which is told
+            self._found = Finding(
+                Kind.REORDERED,
+                link.seq,
+                place,
+                f"records were reordered: after record {before.seq} comes record {link.seq}",
+            )
+            return True
         self._found = Finding(
             Kind.REMOVED,
             before.seq + 1,

@@ -30,7 +30,13 @@ def moved(lines: Lines, source: int, target: int) -> Lines:
 
 
 def unchained(line: bytes) -> bytes:
+    """The record without its hash, and as it was before there was a chain if ``prev`` goes too."""
     return line[: line.rindex(b',"hash"')] + b"}\n"
+
+
+def old(line: bytes) -> bytes:
+    at = line.index(b',"prev"')
+    return unchained(line[:at] + line[at + 74 :])
 
 
 FAKE = again(LOG[9], text=(b"job-9", b"job-X"))
@@ -58,13 +64,18 @@ ATTACKS: dict[str, tuple[Callable[[Lines], Lines], Kind, int | None, int]] = {
     "another of its number before": (lambda o: [*o[:9], FAKE, *o[9:]], Kind.INSERTED, 10, 10),
     "another of its number behind": (lambda o: [*o[:10], FAKE, *o[10:]], Kind.INSERTED, 10, 11),
     "no record": (lambda o: [*o[:10], b"hello\n", *o[10:]], Kind.INSERTED, None, 11),
+    "the first with half a hash before all": (
+        lambda o: [o[0][:-10] + o[0][-9:], *o],
+        *(Kind.CHANGED, 1, 1),
+    ),
     "no record before all": (lambda o: [b"hello\n", *o], Kind.INSERTED, None, 1),
     "replaced, its hash fits": (lambda o: [*o[:9], FAKE, *o[10:]], Kind.CHANGED, 10, 10),
     "a hash taken away": (lambda o: [*o[:9], unchained(o[9]), *o[10:]], Kind.CHANGED, 10, 10),
     "ten hashes taken away": (
         lambda o: [*map(unchained, o[:10]), *o[10:]],
-        *(Kind.CHANGED, 10, 11),
+        *(Kind.CHANGED, 1, 1),
     ),
+    "ten made old ones": (lambda o: [*map(old, o[:10]), *o[10:]], Kind.CHANGED, 10, 11),
     "the end cut": (lambda o: o[:15], Kind.CUT, 16, 15),
     "all cut": (lambda o: [], Kind.CUT, 20, 0),
     "all made anew": (
@@ -187,6 +198,8 @@ def test_an_older_log_goes_on_with_a_chain() -> None:
     assert seen.unchained == 5
     assert seen.first is not None
     assert seen.first.link.seq == 6
+    finding, _ = verify([*old[:2], old[3], old[2], old[4], *writer.lines])
+    assert finding is not None
     for without in (2, 4):
         finding, _ = verify([*old[:without], *old[without + 1 :], *writer.lines])
         assert finding is not None
