@@ -238,6 +238,9 @@ class Session:
             self._out.clear()
             self._out_bytes = 0
             self._stream.send(data)
+            if len(data) >= ENOUGH_OUTBOUND and not self._stream.outbound_bytes:
+                # All is gone at once, so nothing will be drained: go on when others have had their turn.
+                self._loop.call_in(0, lambda: self._dispatcher.advance_later(self))
         if self._stream.reading and not self._end_after:
             return
         if self._end_after or (self._ended_by_peer is not None and not self._exchanges):
