@@ -18,7 +18,7 @@ from taskmaster.control.peers import Peer
 from taskmaster.control.quota import Account
 from taskmaster.errors import InvalidQuery
 from taskmaster.eventloop import EventLoop, Timer
-from taskmaster.stream import Stream
+from taskmaster.stream import PLAIN, Channel, Stream
 from taskmaster.wire import replies
 from taskmaster.wire.frames import END, Allowance, ClientFrames
 from taskmaster.wire.queries import Command, Query, UnusableQuery, parse_query
@@ -52,6 +52,7 @@ class Session:
         dispatcher: Dispatcher,
         rights: Rights,
         account: Account | None,
+        channel: Channel = PLAIN,
     ) -> None:
         self.number = next(dispatcher.session_numbers)
         self.peer = peer
@@ -62,6 +63,7 @@ class Session:
         self._account = account
         self.peer_document = peer.audit()
         self._loop = loop
+        self._channel = channel
         self._dispatcher = dispatcher
         self._exchanges: deque[Exchange] = deque()
         self._waiting_bytes = 0
@@ -85,6 +87,7 @@ class Session:
             on_end=self._no_more,
             on_drained=lambda: dispatcher.advance_later(self),
             stall_s=STALL_S,
+            channel=channel,
         )
 
     # in -------------------------------------------------------------------------------------------
@@ -264,8 +267,12 @@ class Session:
         """What was asked and not answered yet, in order."""
         return list(self._exchanges)
 
-    def hand_over(self) -> tuple[int, bytes, bytes] | None:
-        """Let go of the connection: descriptor, received and not looked at, not yet sent. None: it is over."""
+    def hand_over(self, reply: bytes) -> tuple[int, bytes, bytes, bytes | None] | None:
+        """Let go of the connection: descriptor, received and not looked at, not yet sent, and the last bytes
+        of one that cannot go on elsewhere. None: it is over.
+
+        ``reply``: what such a one has still to be told, if the new program runs.
+        """
         if self._end_after or self._ended_by_peer is not None or not self._stream.open:
             self._stream.close("it was ending")
             return None
@@ -274,7 +281,10 @@ class Session:
         self._decoder.forget()
         if self._account is not None:
             self._account.leave()
-        return fd, unread, unsent
+        if self._channel is PLAIN:
+            return fd, unread, unsent, None
+        # What it sent and nobody has looked at was not begun; the orderly end says as much.
+        return fd, b"", unsent, self._channel.seal(reply, last=True)
 
     def take_over(self, received: bytes, unsent: bytes) -> None:
         """Go on where the program before has let go."""
