@@ -152,7 +152,7 @@ LAWS = {
                 | {"taskmaster.wire", "taskmaster.config", "taskmaster.audit", "taskmaster.errors"}
                 | {"taskmaster.eventloop", "taskmaster.stream", "taskmaster.syscalls"}
                 | {"taskmaster.procfs", "taskmaster.fifos", "taskmaster.children"}
-                | {"taskmaster.sockdiag"}
+                | {"taskmaster.sockdiag", "taskmaster.channel"}
                 | {"taskmaster.__version__"}
             ),
             of="taskmaster",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from taskmaster import sockdiag
+from taskmaster.channel import PLAIN, Channel
 from taskmaster.control import peers
 from taskmaster.control.access import Access, Rights
 from taskmaster.control.dispatcher import Dispatcher
@@ -28,7 +29,6 @@ from taskmaster.control.session import Session
 from taskmaster.control.tls import TlsChannel
 from taskmaster.errors import TaskmasterError
 from taskmaster.eventloop import EventLoop, Watch
-from taskmaster.stream import PLAIN, Channel
 from taskmaster.wire import replies
 from taskmaster.wire.frames import Allowance
 

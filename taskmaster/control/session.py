@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from taskmaster.channel import PLAIN, Channel
 from taskmaster.control.access import Rights
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.peers import Peer
 from taskmaster.control.quota import Account
 from taskmaster.errors import InvalidQuery
 from taskmaster.eventloop import EventLoop, Timer
-from taskmaster.stream import PLAIN, Channel, Stream
+from taskmaster.stream import Stream
 from taskmaster.wire import replies
 from taskmaster.wire.frames import END, Allowance, ClientFrames
 from taskmaster.wire.queries import Command, Query, UnusableQuery, parse_query

@@ -11,10 +11,9 @@ import os
 import ssl
 from typing import Any, Final
 
+from taskmaster.channel import READ_BYTES
 from taskmaster.errors import NotPermitted
 
-#: Read from the kernel at once; four records of the largest size.
-_READ_BYTES: Final = 65536
 #: Encrypted ahead of what the kernel takes.
 _WRITE_BYTES: Final = 65536
 #: A name longer than this is none: that of a domain has at most 253 characters, a common name 64.
@@ -26,7 +25,7 @@ class HandshakeFailed(NotPermitted):
 
 
 class TlsChannel:
-    """The server's end of one TLS connection; see ``stream.Channel``."""
+    """The server's end of one TLS connection; see ``taskmaster.channel``."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -43,7 +42,7 @@ class TlsChannel:
         Raises HandshakeFailed; what is unsent then tells the peer.
         """
         try:
-            got = os.read(fd, _READ_BYTES)
+            got = os.read(fd, READ_BYTES)
         except (BlockingIOError, InterruptedError):
             got = None
         except OSError as error:
@@ -111,7 +110,7 @@ class TlsChannel:
         frame is no frame."""
         if self._ended:
             return b""
-        got = os.read(fd, _READ_BYTES)
+        got = os.read(fd, READ_BYTES)
         if not got:
             return b""
         self._in.write(got)
@@ -151,7 +150,7 @@ class TlsChannel:
     def _decrypted(self) -> bytes:
         pieces = []
         try:
-            while piece := self._tls.read(_READ_BYTES):
+            while piece := self._tls.read(READ_BYTES):
                 pieces.append(piece)
             self._ended = True
         except ssl.SSLWantReadError:

@@ -415,8 +415,8 @@ def test_upgrade(secured, authority, anna):
         client.socket, client._buffer = silent, b""
         assert client.ask("list")["response"] == "list"
     with TlsClient(address, authority.context(anna)) as client:
-        assert client.status("web")["state"] == "RUNNING"
-    assert daemon.running
+        assert client.ask("status", "web")["response"] == "status"
+    daemon.wait_state("web", "RUNNING")
 
 
 def test_taskmasterctl_over_upgrades(secured, authority, anna):
