@@ -81,7 +81,8 @@ def _shell(settings: options.Settings) -> int:
     def run_line(arguments: list[str]) -> int:
         return run(arguments, settings)
 
-    return Shell(run_line, job_names, list(cli.commands)).loop()
+    offered = [name for name, one in cli.commands.items() if not one.hidden]
+    return Shell(run_line, job_names, offered).loop()
 
 
 def server(settings: options.Settings) -> address.Address:
