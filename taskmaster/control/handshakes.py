@@ -82,7 +82,11 @@ class Handshakes:
     def receive(self, connection: socket.socket, address: Address, *, local: bool) -> None:
         """A new connection; ``local``: of this host."""
         connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            connection.close()  # EINVAL: gone before it was looked at
+            return
         while len(self._waiting) >= MAX_WAITING:
             self._out_of_time(next(iter(self._waiting)), f"more than {MAX_WAITING} handshakes wait")
         arrival = _Arrival(connection.detach(), address, local)

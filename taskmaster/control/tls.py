@@ -76,7 +76,10 @@ class TlsChannel:
 
         The common name of its subject; without one, its first DNS name.
         """
-        certificate: dict[str, Any] = self._tls.getpeercert() or {}
+        try:
+            certificate: dict[str, Any] = self._tls.getpeercert() or {}
+        except (ssl.SSLError, ValueError, RuntimeError):  # an extension that Python cannot read
+            raise HandshakeFailed("the client's certificate cannot be read") from None
         pairs = [pair for part in certificate.get("subject", ()) for pair in part]
         subject = [value for key, value in pairs if key == "commonName"]
         if len(subject) > 1:
