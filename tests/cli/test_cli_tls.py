@@ -71,10 +71,10 @@ def test_ways_to_ask_for_it(make_daemon, ctl, authority, anna, server, tmp_path)
 
 
 def test_who_does_not_need_it_does_not_load_it(make_server):
-    """OpenSSL and what starts ssh, which cost time at each command, are loaded for tls:// and ssh:// alone."""
+    """OpenSSL and what is for ssh, which cost time at each command, are loaded for tls:// and ssh:// alone."""
     server = make_server(Jobs(web="RUNNING"))
     code = f"from taskmaster.cli import app; app.run(['-c', {server.address!r}, 'status'])"
-    look = "import sys; print({'ssl', 'subprocess'} & set(sys.modules))"
+    look = "import sys; print({'ssl', 'taskmaster.cli.ssh', 'taskmaster.cli.proxy'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; {look}"],
         capture_output=True, text=True, env=environment(), timeout=DEADLINE_S, check=True,
