@@ -12,10 +12,10 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from taskmaster.channel import PLAIN, READ_BYTES, Channel
 from taskmaster.errors import InvalidQuery
 from taskmaster.eventloop import EventLoop, Timer, Watch
 
-READ_BYTES: Final = 65536
 #: Reads after a peer's death: more than a socket's buffers hold (wmem_max is 212992 bytes by default).
 READ_OUT_TURNS: Final = 256
 _LATER: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
@@ -43,7 +43,7 @@ class Decoder(Protocol):
 
 
 class Stream:
-    """One connection. It owns ``fd`` and closes it.
+    """One connection. It owns ``fd`` and closes it. ``channel``: what its bytes go through.
 
     ``on_frame`` gets each whole frame; ``on_broken`` the error of a peer whose bytes are no frames
     (reading has stopped by then, sending still works); ``on_closed`` a short reason, once, when the
@@ -69,10 +69,12 @@ class Stream:
         on_end: Callable[[], None] | None = None,
         on_drained: Callable[[], None] | None = None,
         stall_s: float | None = None,
+        channel: Channel = PLAIN,
     ) -> None:
         os.set_blocking(fd, False)
         self._loop = loop
         self._fd = fd
+        self._channel = channel
         self._decoder = decoder
         self._on_frame = on_frame
         self._on_broken = on_broken
@@ -91,6 +93,7 @@ class Stream:
         self._delivering = False
         self._discarded = 0
         self._peer_ended = False
+        self._said_last = False
         self._linger: Timer | None = None
         self._watch: Watch | None = loop.watch(fd, self._readable)
 
@@ -107,7 +110,7 @@ class Stream:
     @property
     def outbound_bytes(self) -> int:
         """How much waits to be sent."""
-        return len(self._out)
+        return len(self._out) + self._channel.unsent
 
     def send(self, data: bytes) -> None:
         """Send now what the kernel takes and queue the rest; closes on a queue over the cap."""
@@ -117,10 +120,10 @@ class Stream:
             self._out += data
         else:
             try:
-                sent = os.write(self._fd, data)
+                sent = self._channel.write(self._fd, data)
             except OSError as error:
                 sent = self._unwritten(data, error)
-            if sent == len(data) or self._fd < 0:
+            if self._fd < 0 or (sent == len(data) and not self._channel.unsent):
                 return
             self._out += data[sent:]
         if len(self._out) > self._max_outbound:
@@ -136,10 +139,10 @@ class Stream:
 
     def _stalled(self) -> None:
         self._stall = None
-        if not self._out:
+        if not self.outbound_bytes:
             return
         if not self._progress:
-            self.close(f"does not read: {len(self._out)} bytes wait for it")
+            self.close(f"does not read: {self.outbound_bytes} bytes wait for it")
             return
         self._watch_stall()
 
@@ -153,7 +156,7 @@ class Stream:
         self._ending = True
         self._reading = False
         self._linger = self._loop.call_in(LINGER_S, lambda: self.close("ended"))
-        if self._out:
+        if self.outbound_bytes:
             self._update()
         else:
             self._shut()
@@ -192,10 +195,13 @@ class Stream:
         self._on_closed(reason)
 
     def detach(self) -> tuple[int, bytes]:
-        """Stop using the descriptor and hand it out, with what waits to be sent; nobody is told."""
+        """Stop using the descriptor and hand it out, with what waits to be sent; nobody is told.
+
+        What waits is as it has to be on the wire: the descriptor can be used without the channel to end it.
+        """
         self._forget()
         fd, self._fd = self._fd, -1
-        unsent = bytes(self._out)
+        unsent = self._channel.seal(bytes(self._out), last=False)
         self._out.clear()
         return fd, unsent
 
@@ -208,12 +214,22 @@ class Stream:
                 timer.cancel()
 
     def _shut(self) -> None:
+        if not self._said_last:
+            self._said_last = True
+            self._out += self._channel.seal(b"", last=True)
+            self._channel = PLAIN
+            if self._out:
+                self._update()  # _writable comes back here
+                return
         connection = socket.socket(fileno=self._fd)
         try:
             connection.shutdown(socket.SHUT_WR)
         except OSError as error:
             connection.detach()
-            self._failed(error)
+            if error.errno == errno.ENOTCONN:  # it has gone, with all that there was for it
+                self.close("ended")
+            else:
+                self._failed(error)
             return
         connection.detach()
         if self._peer_ended:
@@ -238,23 +254,28 @@ class Stream:
 
     def _readable(self) -> None:
         try:
-            data = os.read(self._fd, READ_BYTES)
+            data = self._channel.read(self._fd)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._failed(error)
             return
         if not data:
-            if self._on_end is None:
-                self.close("closed by peer")
-                return
-            self._reading, self._deaf = False, True
-            self._update()
-            self._on_end()
+            self._no_more()
             return
         if self._on_data is None or not self._on_data(data):
             self._decoder.receive_data(data)
             self._deliver()
+        elif self._channel.at_end:
+            self._no_more()
+
+    def _no_more(self) -> None:
+        if self._on_end is None:
+            self.close("closed by peer")
+            return
+        self._reading, self._deaf = False, True
+        self._update()
+        self._on_end()
 
     def _deliver(self) -> None:
         if self._delivering:
@@ -264,6 +285,8 @@ class Stream:
             while self._reading and self._fd >= 0:
                 frame = self._decoder.next_frame()
                 if frame is None:
+                    if self._channel.at_end:
+                        self._no_more()
                     return
                 self._on_frame(frame)
         except InvalidQuery as error:
@@ -274,13 +297,15 @@ class Stream:
             self._delivering = False
 
     def _writable(self) -> None:
+        before = self.outbound_bytes
         sent = self._write(self._out)
         if self._fd < 0:
             return
         del self._out[:sent]
-        self._progress = True
-        if self._out:
+        if self.outbound_bytes:
+            self._progress = self._progress or self.outbound_bytes < before
             return
+        self._progress = True
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
@@ -293,7 +318,7 @@ class Stream:
 
     def _write(self, data: bytes | bytearray) -> int:
         try:
-            return os.write(self._fd, data)
+            return self._channel.write(self._fd, data)
         except OSError as error:
             return self._unwritten(data, error)
 
@@ -320,7 +345,7 @@ class Stream:
         on_read = self._readable if self._reading else None
         if self._ending and not self._peer_ended:
             on_read = self._discard
-        on_write = self._writable if self._out else None
+        on_write = self._writable if self._out or self._channel.unsent else None
         if on_read is None and on_write is None:
             if self._watch is not None:
                 self._loop.unwatch(self._watch)
@@ -329,3 +354,33 @@ class Stream:
             self._watch = self._loop.watch(self._fd, on_read, on_write)
         else:
             self._loop.change(self._watch, on_read, on_write)
+
+
+class _Nothing:
+    """A framing for what nobody looks at."""
+
+    def receive_data(self, data: bytes) -> None:
+        """Drop it."""
+
+    def next_frame(self) -> bytes | None:
+        """There is none."""
+        return None
+
+
+def dismiss(
+    loop: EventLoop, fd: int, last: bytes, on_closed: Callable[[str], None] = lambda reason: None
+) -> Stream:
+    """Send a connection its last bytes, as they have to be on the wire, and close it as ``Stream.end`` does."""
+    stream = Stream(
+        loop,
+        fd,
+        _Nothing(),
+        on_frame=lambda frame: None,
+        on_broken=lambda error: None,
+        on_closed=on_closed,
+        max_outbound=len(last),
+    )
+    if last:
+        stream.send(last)
+    stream.end()
+    return stream

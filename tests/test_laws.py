@@ -152,7 +152,7 @@ LAWS = {
                 | {"taskmaster.wire", "taskmaster.config", "taskmaster.audit", "taskmaster.errors"}
                 | {"taskmaster.eventloop", "taskmaster.stream", "taskmaster.syscalls"}
                 | {"taskmaster.procfs", "taskmaster.fifos", "taskmaster.children"}
-                | {"taskmaster.sockdiag"}
+                | {"taskmaster.sockdiag", "taskmaster.channel"}
                 | {"taskmaster.__version__"}
             ),
             of="taskmaster",
@@ -221,8 +221,12 @@ LAWS = {
         imports_of("click"),
     ),
     "fork": Law(
-        "processes are started in two files: watchdogs in launch.py, a job's in process.py",
-        but("taskmaster/control/launch.py", "taskmaster/watchdog/process.py"),
+        "processes are started in three files: watchdogs in launch.py, a job's in process.py, ssh in cli/ssh.py",
+        but(
+            "taskmaster/control/launch.py",
+            "taskmaster/watchdog/process.py",
+            "taskmaster/cli/ssh.py",
+        ),
         uses_of(*STARTS_PROCESSES),
     ),
     "process": Law(

@@ -81,13 +81,15 @@ def _shell(settings: options.Settings) -> int:
     def run_line(arguments: list[str]) -> int:
         return run(arguments, settings)
 
-    return Shell(run_line, job_names, list(cli.commands)).loop()
+    offered = [name for name, one in cli.commands.items() if not one.hidden]
+    return Shell(run_line, job_names, offered).loop()
 
 
 def server(settings: options.Settings) -> address.Address:
     """The server that is asked. Raises UsageError."""
     try:
-        return address.choose(settings.server, os.environ, os.geteuid())
+        found = address.choose(settings.server, os.environ, os.geteuid())
+        return address.secured(found, settings.tls, os.environ)
     except address.BadAddress as error:
         raise click.UsageError(str(error)) from None
 
@@ -354,6 +356,19 @@ def upgrade(settings: options.Settings, client: Client) -> int:
     from taskmaster.cli import lifetime
 
     return lifetime.report("upgrade", lifetime.upgrade(client), lifetime.UPGRADED, settings.as_json)
+
+
+@command()
+def proxy(settings: options.Settings, client: Client) -> int:
+    """Connect standard input and output to taskmasterd (for ssh://)."""
+    from taskmaster.cli.proxy import run as copy
+
+    if settings.in_shell:
+        raise click.UsageError("proxy needs the standard input that this shell reads.")
+    return copy(client.address)
+
+
+proxy.hidden = True  # for ssh.py, not for people
 
 
 @command(click.option("--state", metavar="DIR", help="The state directory to look at."))

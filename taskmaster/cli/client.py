@@ -15,10 +15,23 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
-from taskmaster.cli.address import Address
+from taskmaster.cli.address import SSH, TLS, Address
 from taskmaster.errors import NotPermitted, TaskmasterError, TimedOut, Unavailable
+
+
+class Connection(Protocol):
+    """What the client needs of a socket; also TLS and ssh have it."""
+
+    def fileno(self) -> int: ...
+
+    def send(self, data: bytes | bytearray, /) -> int: ...
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
 
 Query = dict[str, Any]
 Reply = dict[str, Any]
@@ -64,10 +77,11 @@ class Client:
         self.lost: TaskmasterError | None = None  # why nothing more can be asked
         self._reply_timeout_s = reply_timeout_s
         self._clock = clock
-        self._socket: socket.socket | None = None
+        self._socket: Connection | None = None
         self._received = bytearray()
         self._scanned = 0
         self._last_id = 0
+        self._asked_again = False
 
     def close(self) -> None:
         """Drop the connection; may be called twice."""
@@ -82,7 +96,7 @@ class Client:
 
     def server_pid(self) -> int:
         """Who listens at the other end; 0 where the system does not tell, as over TCP."""
-        if self._socket is None or not self.address.path:
+        if not isinstance(self._socket, socket.socket) or not self.address.path:
             return 0
         import struct
 
@@ -121,6 +135,7 @@ class Client:
         total, queued, answered = len(queries), 0, 0
         outgoing = bytearray()
         self.open()
+        self._asked_again = False
         first_id = self._last_id + 1
         self._last_id += total
         deadline = self._clock() + self._reply_timeout_s
@@ -139,6 +154,14 @@ class Client:
                 self.asked.add(query["command"])
                 queued += 1
             frame = self._take_frame()
+            if frame is None and self._is_sent_away():
+                # An upgrade, mostly: what is not answered was not begun, and is asked again, once.
+                self._asked_again = True
+                self.close()
+                self.open()
+                outgoing.clear()
+                queued = answered
+                continue
             if frame is None:
                 self._exchange(outgoing, deadline)
                 continue
@@ -147,6 +170,11 @@ class Client:
             yield reply
             # After the yield: a slow reader of our output must not count against the server.
             deadline = self._clock() + self._reply_timeout_s
+
+    def _is_sent_away(self) -> bool:
+        """Whether the server has ended the connection in the one way that says what it has not begun."""
+        ended = getattr(self._socket, "ended", False)
+        return ended and not self._asked_again and not self._received.strip(_BLANKS)
 
     def _exchange(self, outgoing: bytearray, deadline: float) -> None:
         """Wait until the socket can do something, then let it; takes what was sent off ``outgoing``."""
@@ -172,13 +200,19 @@ class Client:
         if events[0][1] & ~select.POLLOUT:
             self._receive(sock)
 
-    def _receive(self, sock: socket.socket) -> None:
+    def _receive(self, sock: Connection) -> None:
         try:
             chunk = sock.recv(262144)
         except BlockingIOError:
             return
+        except TaskmasterError as error:  # of TLS or ssh, which know why, and say with whom
+            self.close()
+            self.lost = error
+            raise
         except OSError as error:  # ECONNRESET, ETIMEDOUT, EHOSTUNREACH
             self._lost(f"the connection broke: {error.strerror}")
+        if not chunk and self._is_sent_away():
+            return
         if not chunk and self._received.strip(_BLANKS):
             self._lost(f"it closed the connection in the middle of a reply ({self._glimpse()})")
         if not chunk:
@@ -232,7 +266,20 @@ class Client:
         raise self.lost
 
 
-def connect(address: Address, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
+def connect(address: Address, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
+    """A connection that does not block; raises Unavailable, NotPermitted or FileError, naming the address."""
+    if address.scheme == SSH:
+        from taskmaster.cli.ssh import SshConnection
+
+        return SshConnection(address, timeout_s)
+    if address.scheme == TLS:
+        from taskmaster.cli.tls import secure
+
+        return secure(connect_plain(address, timeout_s), address, timeout_s)
+    return connect_plain(address, timeout_s)
+
+
+def connect_plain(address: Address, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
     """A connected, non-blocking socket; raises Unavailable or NotPermitted, naming the address."""
     try:
         sock = (

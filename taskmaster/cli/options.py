@@ -14,10 +14,14 @@ MAX_REASON = 1024
 Function = Callable[..., Any]
 
 
+#: Where a command line's --tls-… are kept, from the group's to those of the command.
+_TLS_META = "taskmaster.tls"
+
+
 class Settings:
     """The global options: which server, which form of output, how patient."""
 
-    __slots__ = ("as_json", "in_shell", "server", "timeout_s", "wait")
+    __slots__ = ("as_json", "in_shell", "server", "timeout_s", "tls", "wait")
 
     def __init__(self) -> None:
         self.server: str | None = None
@@ -25,6 +29,8 @@ class Settings:
         self.timeout_s = DEFAULT_TIMEOUT_S
         self.wait = True
         self.in_shell = False
+        #: --tls-ca, --tls-cert, --tls-key, as far as given.
+        self.tls: dict[str, str] = {}
 
     def with_options(
         self, server: str | None, as_json: bool, timeout_s: float | None, no_wait: bool
@@ -36,6 +42,7 @@ class Settings:
         new.timeout_s = self.timeout_s if timeout_s is None else timeout_s
         new.wait = self.wait and not no_wait
         new.in_shell = self.in_shell
+        new.tls = self.tls | _tls(click.get_current_context())
         return new
 
 
@@ -55,6 +62,21 @@ class Commands(click.Group):
             hint = f"Did you mean {meant}?" if near else f"There are: {', '.join(self.commands)}."
             raise click.UsageError(f"No such command {args[0]!r}. {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+
+def _tls(ctx: click.Context) -> dict[str, str]:
+    found: dict[str, str] = ctx.meta.setdefault(_TLS_META, {})
+    return found
+
+
+def _keep_tls(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None and parameter.name is not None:
+        _tls(ctx)[parameter.name.removeprefix("tls_")] = value
+
+
+def _tls_option(name: str, meaning: str) -> Function:
+    # Not passed on to each command: few have anything to do with it.
+    return click.option(name, metavar="FILE", expose_value=False, callback=_keep_tls, help=meaning)
 
 
 def _seconds(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
@@ -94,8 +116,12 @@ _EVERYWHERE = (
         "-c",
         "--server",
         metavar="SERVER",
-        help="HOST[:PORT], [IPV6]:PORT, or the path of a socket (with a /).",
+        help="HOST[:PORT], [IPV6]:PORT, the path of a socket (with a /), tls://HOST[:PORT], "
+        "or ssh://[USER@]HOST[:PORT][/SOCKETPATH].",
     ),
+    _tls_option("--tls-ca", "tls://: who signs servers' certificates (the system's)."),
+    _tls_option("--tls-cert", "tls://: our certificate."),
+    _tls_option("--tls-key", "tls://: its key (in the same file)."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON documents."),
     click.option(
         "--timeout",

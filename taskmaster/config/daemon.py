@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
-from taskmaster.config import access, keys, kinds, secretnames, trusted
+from taskmaster.config import access, keys, kinds, secretnames, tls, trusted
 from taskmaster.config.access import Rule
 from taskmaster.config.jobfile import absolute
 from taskmaster.config.keys import Computed, Key
 from taskmaster.config.kinds import Schema
 from taskmaster.config.places import Places
+from taskmaster.config.tls import TlsFiles
 from taskmaster.errors import FileError
 from taskmaster.wire.queries import Command
 
@@ -32,11 +33,12 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     ``base``: what a job's relative ``dir`` is relative to. ``file``: None where no file was read.
     ``port``: 0 is any free one, None no TCP. ``audit_max_bytes``: 0 is no rotation. ``commands_per_second``,
-    ``idle_timeout_s``: 0 is no limit.
+    ``idle_timeout_s``: 0 is no limit. ``tls``: None is none.
     """
 
     port: int | None
     remote_connections: bool
+    tls: TlsFiles | None
     allow_insecure_remote: bool
     socket: Path | None
     socket_mode: int
@@ -82,6 +84,13 @@ DAEMON_KEYS: Final = (
         default=False,
         fields=("remote_connections",),
         meaning="Listen on all addresses instead of loopback alone.",
+    ),
+    Key(
+        name="tls",
+        kind=kinds.or_null(tls.files(), "no TLS"),
+        default=None,
+        fields=("tls",),
+        meaning="Certificate and key of the daemon, and whose certificates it accepts from clients.",
     ),
     Key(
         name="allowInsecureRemote",
@@ -287,7 +296,8 @@ def load(
     """The configuration in force: ``path`` (of -c), else $TASKMASTER_CONFIG, else ``system_file`` if it
     exists, else the defaults of user ``uid``.
 
-    Raises FileError: unreadable, writable or owned by somebody else, or with a wrong key or value.
+    Raises FileError: unreadable, writable or owned by somebody else, or with a wrong key or value; the same
+    of the files of ``tls``.
     """
     file = _chosen(path, environ, system_file)
     places = Places(environ, uid)
@@ -297,7 +307,12 @@ def load(
     # Its folder may be sticky and open to all (/tmp); a link to a folder is judged by what it leads to.
     with trusted.folder(str(file.parent), uid, label=label, follow=True, sticky=True) as inside:
         data = trusted.read(file.name, uid, keys.MAX_BYTES, label=label, inside=inside)
-    return _filled(keys.read(label, data, DAEMON_KEYS), places, file)
+    config = _filled(keys.read(label, data, DAEMON_KEYS), places, file)
+    if config.tls is not None:
+        tls.context(
+            config.tls, uid, label
+        )  # whatever is wrong with it is said before anything is served
+    return config
 
 
 def _chosen(path: Path | None, environ: Mapping[str, str], system_file: Path) -> Path | None:
@@ -338,6 +353,7 @@ def _filled(values: dict[str, Any], places: Places, file: Path | None) -> Daemon
     return DaemonConfig(
         **{
             **plain,
+            "tls": _tls(values["tls"], file),
             "socket": None if no_socket else at("socket") or state / "control.sock",
             "config_directory": jobs,
             "log_directory": logs,
@@ -361,6 +377,13 @@ def _check_remote(values: dict[str, Any], file: Path | None) -> None:
         'true, without "tls": anybody could read and say everything on the way',
         '"tls" beside it, or "allowInsecureRemote": true, with which other hosts may only look',
     )
+
+
+def _tls(named: TlsFiles | None, file: Path | None) -> TlsFiles | None:
+    if named is None or file is None:
+        return None
+    paths = (named.certificate, named.key, named.client_ca)
+    return TlsFiles(*(absolute(path, file.parent) for path in paths))
 
 
 def daemon_schema() -> Schema:

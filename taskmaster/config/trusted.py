@@ -16,23 +16,30 @@ from taskmaster.config import kinds
 from taskmaster.errors import FileError
 
 
-def complaint(status: os.stat_result, uid: int, *, sticky: bool = False) -> str | None:
+def complaint(
+    status: os.stat_result, uid: int, *, sticky: bool = False, private: bool = False
+) -> str | None:
     """What is wrong with owner or mode, in words; None where nothing is.
 
     ``uid``: the daemon's. ``sticky``: a folder open to all is fine with the sticky bit, which keeps
-    others from replacing what is in it. Access lists need no look: their mask shows as group bits.
+    others from replacing what is in it. ``private``: nobody else may even read it. Access lists need no
+    look: their mask shows as group bits.
     """
     if status.st_uid not in (0, uid):
         return f"owner uid {status.st_uid}"
     mode = stat.S_IMODE(status.st_mode)
     if mode & (stat.S_IWGRP | stat.S_IWOTH) and not (sticky and mode & stat.S_ISVTX):
         return f"mode {mode:04o}"
+    if private and mode & 0o077:
+        return f"mode {mode:04o}"
     return None
 
 
-def accepted(uid: int) -> str:
+def accepted(uid: int, *, private: bool = False) -> str:
     """What ``complaint`` accepts, in words."""
     owners = "root" if uid == 0 else f"root or uid {uid}"
+    if private:
+        return f"owned by {owners}, and open to nobody else (chmod 600)"
     return f"owned by {owners}, and not writable by group or others (chmod go-w)"
 
 
@@ -65,8 +72,13 @@ def folder(
         os.close(fd)
 
 
-def read(name: str, uid: int, max_bytes: int, *, label: str, inside: int) -> bytes:
-    """The bytes of a trusted regular file in the folder open as ``inside``. Raises FileError."""
+def read(
+    name: str, uid: int, max_bytes: int, *, label: str, inside: int, private: bool = False
+) -> bytes:
+    """The bytes of a trusted regular file in the folder open as ``inside``. Raises FileError.
+
+    ``private``: as in ``complaint``.
+    """
     # O_NONBLOCK: opening a FIFO must not wait for its writer; regular files do not care.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
@@ -74,20 +86,20 @@ def read(name: str, uid: int, max_bytes: int, *, label: str, inside: int) -> byt
     except (OSError, ValueError) as error:  # whichever errno: reported in the system's words
         raise FileError(label, "", _words(error), "a readable regular file") from None
     try:
-        return _checked(fd, uid, max_bytes, label)
+        return _checked(fd, uid, max_bytes, label, private)
     except OSError as error:  # EIO, ESTALE: the disk's own troubles
         raise FileError(label, "", _words(error), "a readable regular file") from None
     finally:
         os.close(fd)
 
 
-def _checked(fd: int, uid: int, max_bytes: int, label: str) -> bytes:
+def _checked(fd: int, uid: int, max_bytes: int, label: str, private: bool) -> bytes:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise FileError(label, "", _sort(status.st_mode), "a regular file")
-    found = complaint(status, uid)
+    found = complaint(status, uid, private=private)
     if found:
-        raise FileError(label, "", found, f"a file {accepted(uid)}")
+        raise FileError(label, "", found, f"a file {accepted(uid, private=private)}")
     data = bytearray()
     while len(data) <= max_bytes:
         piece = os.read(fd, max_bytes + 1 - len(data))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from msgspec import structs
 from taskmaster import __version__, syscalls
 from taskmaster.audit import AuditLog, Event, Sink
 from taskmaster.audit.sink import SOCKETS
+from taskmaster.config import tls
 from taskmaster.config.daemon import DaemonConfig
 from taskmaster.config.store import JobStore
 from taskmaster.control.access import Access
@@ -33,7 +35,6 @@ from taskmaster.control.rejections import Rejections
 from taskmaster.control.review import Review
 from taskmaster.control.say import Say
 from taskmaster.control.server import Server
-from taskmaster.control.session import Session
 from taskmaster.control.statedir import StateDirectory
 from taskmaster.control.status import timestamp
 from taskmaster.control.stops import Stops
@@ -41,6 +42,7 @@ from taskmaster.control.supervisor import Supervisor
 from taskmaster.control.upgrade import Upgrade, took_s
 from taskmaster.errors import FileError
 from taskmaster.eventloop import EventLoop, Timer
+from taskmaster.stream import dismiss
 from taskmaster.wire import replies
 from taskmaster.wire.queries import Command
 from taskmaster.wire.replies import Reply
@@ -137,7 +139,7 @@ class Daemon:
             self._audit,
             self._say,
             self._collect,
-            self._take_over,
+            lambda handed: self._take_over(handed, upgraded=False),
         )
         self._dispatcher.handlers[Command.UPGRADE] = self._upgrade.ask
         self._dispatcher.handlers[Command.SHUTDOWN] = self._shut_down
@@ -152,6 +154,7 @@ class Daemon:
             ),
             quotas=quotas,
             idle_timeout_s=config.idle_timeout_s,
+            tls=self._secured(),
         )
 
     def _sink(self, kind: str) -> Sink:
@@ -184,6 +187,13 @@ class Daemon:
         self._supervisor.silence.look_for_stopped()
         self._audit.flush(durable=True)
         self._proofs.begin()
+
+    def _secured(self) -> ssl.SSLContext | None:
+        """What TLS connections are secured with. Raises FileError."""
+        named = self._config.tls
+        if named is None:
+            return None
+        return tls.context(named, os.geteuid(), str(self._config.file))
 
     def _say_where(self) -> None:
         jobs = len(self._supervisor.jobs)
@@ -236,8 +246,20 @@ class Daemon:
             if reply.error:
                 self._say.error(f"SIGHUP: {reply.error}")
 
+        self._read_certificates()
         if self._ending is None:
             self._definitions.reload_all("SIGHUP", Change("SIGHUP"), done)
+
+    def _read_certificates(self) -> None:
+        """Those that are on the disk now are for connections from now on; broken ones change nothing."""
+        try:
+            secured = self._secured()
+        except FileError as error:
+            self._audit.record(Event.CONFIG_REJECTED, file=error.file, error=str(error))
+            self._say.error(f"SIGHUP: {error}; those in force stay")
+            return
+        if secured is not None:
+            self._server.secure(secured)
 
     def _told_to_end(self, number: signal.Signals) -> Callable[[], None]:
         def told() -> None:
@@ -262,21 +284,23 @@ class Daemon:
         asked = None
         for session in list(self._dispatcher.sessions):
             asking = exchange in session.unanswered()
-            connection = session.hand_over()
+            query = exchange.query
+            codes = query is not None and query.codes
+            reply = replies.success().frame(exchange.query_id, with_code=codes) if asking else b""
+            connection = session.hand_over(reply)
             self._dispatcher.sessions.discard(session)
             if connection is None:
                 continue
             if asking:
-                query = exchange.query
                 asked = Asked(
                     len(sessions),
                     exchange.query_id.decode("utf-8", "replace"),
                     exchange.id,
                     took_s(exchange),
-                    query is not None and query.codes,
+                    codes,
                 )
-            fd, received, unsent = connection
-            sessions.append(HandedSession(fd, session.peer, received, unsent))
+            fd, received, unsent, last = connection
+            sessions.append(HandedSession(fd, session.peer, received, unsent, last))
         return HandOver(
             version=__version__,
             lock=self._statedir.lock,
@@ -287,21 +311,27 @@ class Daemon:
             inherited=self._supervisor.orphans.known(),
             held=self._supervisor.hand_over(),
             asked=asked,
+            waiting=self._server.let_go(),
         )
 
-    def _take_over(self, handed: HandOver) -> list[Session]:
+    def _take_over(self, handed: HandOver, *, upgraded: bool = True) -> None:
         """Go on with listeners and clients: of the program before, or after an exec that failed."""
         for listener in handed.listeners:
             self._server.take_over(listener)
-        sessions = [self._server.serve(one.fd, one.peer) for one in handed.sessions]
-        for session, one in zip(sessions, handed.sessions, strict=True):
+        kept = [one for one in handed.sessions if one.last is None]
+        sessions = [self._server.serve(one.fd, one.peer) for one in kept]
+        for session, one in zip(sessions, kept, strict=True):
             session.take_over(one.received, one.unsent)
-        return sessions
+        for one in handed.sessions:
+            if one.last is not None:
+                dismiss(self._loop, one.fd, one.unsent + (one.last if upgraded else b""))
+        for connection in handed.waiting:
+            self._server.take_in(connection)
 
     def _go_on(self, handed: HandOver) -> None:
         """This program is the new one: take over, say so, and have the watchdogs replaced too."""
         asked = handed.asked
-        if asked is not None:
+        if asked is not None and handed.sessions[asked.session].last is None:
             # Its reply goes out before what the same client has asked since.
             one = handed.sessions[asked.session]
             reply = replies.success().frame(asked.query_id.encode(), with_code=asked.codes)

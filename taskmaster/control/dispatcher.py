@@ -21,6 +21,7 @@ from taskmaster.config.history import sha256
 from taskmaster.control.access import Rights
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.gate import Gate, slow_down
+from taskmaster.control.handshakes import Handshakes
 from taskmaster.control.peers import Peer
 from taskmaster.control.quota import Quotas
 from taskmaster.control.rejections import Rejections
@@ -76,6 +77,8 @@ class Dispatcher:
         self.closing = ""
         #: Nothing is read from anybody: what was asked is to be answered soon.
         self.held = False
+        #: Where those wait that are no clients yet; None where no TLS is spoken.
+        self.handshakes: Handshakes | None = None
         self._audit = audit
         self._say = say
         self._rejections = rejections
@@ -199,8 +202,8 @@ class Dispatcher:
         """A connection is cut for what it sent."""
         self._rejections.add(session.peer, reason)
 
-    def turned_away(self, peer: Peer, reason: str, kind: str) -> None:
-        """A connection was not let in at all; ``kind``: the code of what it was told."""
+    def turned_away(self, peer: Peer, reason: str, kind: str = "") -> None:
+        """A connection was not let in at all; ``kind``: the code of what it was told, if any."""
         self._rejections.add(peer, reason, kind=kind)
 
     def session_over(self, session: Session, reason: str, unanswered: list[Exchange]) -> None:
@@ -222,23 +225,31 @@ class Dispatcher:
     def hold_all(self) -> None:
         """Read nothing more from anybody."""
         self.held = True
+        if self.handshakes is not None:
+            self.handshakes.hold(True)
         for session in self.sessions:
             session.hold(True)
 
     def release_all(self) -> None:
         """Read again."""
         self.held = False
+        if self.handshakes is not None:
+            self.handshakes.hold(False)
         for session in list(self.sessions):
             session.hold(False)
 
     def quiet(self, but: Exchange) -> bool:
         """Whether everything that was read has been answered, ``but`` aside."""
+        if self.handshakes is not None and self.handshakes.under_way:
+            return False
         return not (self._arrived or self._advanced) and not any(
             exchange is not but for session in self.sessions for exchange in session.unanswered()
         )
 
     def answer_rest(self, but: Exchange, reply: Reply) -> None:
-        """Give all that have no reply yet this one, ``but`` aside."""
+        """Give all that have no reply yet this one, ``but`` aside; wait for no handshake any longer."""
+        if self.handshakes is not None:
+            self.handshakes.give_up()
         for session in list(self.sessions):
             for exchange in session.unanswered():
                 if exchange is not but and not exchange.at_once:

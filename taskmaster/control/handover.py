@@ -26,12 +26,24 @@ class HandedListener(msgspec.Struct, frozen=True):
 
 
 class HandedSession(msgspec.Struct, frozen=True):
-    """A client's connection, what it had sent and nobody has looked at, what it has not been sent yet."""
+    """A client's connection, what it had sent and nobody has looked at, what it has not been sent yet.
+
+    ``last``: what is sent to it before it is closed, where it cannot go on: TLS has a state of its own that is
+    not handed over. All bytes are as they have to be on the wire.
+    """
 
     fd: int
     peer: Peer
     received: bytes
     unsent: bytes
+    last: bytes | None = None
+
+
+class HandedConnection(msgspec.Struct, frozen=True):
+    """A connection of which nothing was read yet, and where it is from."""
+
+    fd: int
+    address: tuple[str, int]
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -61,6 +73,7 @@ class HandOver(msgspec.Struct, frozen=True):
     inherited: dict[str, list[tuple[int, int]]]
     held: dict[str, list[tuple[int, int, int]]]
     asked: Asked | None
+    waiting: tuple[HandedConnection, ...] = ()
 
     def descriptors(self) -> list[int]:
         """All that has to survive the exec."""
@@ -68,6 +81,7 @@ class HandOver(msgspec.Struct, frozen=True):
             self.lock,
             *(one.fd for one in self.listeners),
             *(one.fd for one in self.sessions),
+            *(one.fd for one in self.waiting),
             *(pidfd for processes in self.held.values() for _, _, pidfd in processes),
         ]
 

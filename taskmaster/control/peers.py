@@ -37,6 +37,8 @@ class Peer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def who(self) -> str:
         """For the history of job files, and for people."""
+        if self.certificate is not None:
+            return f"{self.certificate} ({self.transport} {self.address})"
         if self.uid is None:
             return f"{self.transport} {self.address}"
         pid = "" if self.pid is None else f"pid {self.pid}, "
@@ -85,7 +87,7 @@ class Kernel:
         # Small replies are not to wait for the acknowledgement of others.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = sockdiag.normal(address[0]), address[1]
-        peer = Peer("tcp", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        peer = of_address("tcp", address)
         if not sockdiag.is_loopback(host):
             return peer
         own = connection.getsockname()
@@ -95,6 +97,14 @@ class Kernel:
             raise Unidentified(peer)
         pid = self._holders.find(owner.uid, owner.inode)
         return Peer("tcp", peer.address, owner.uid, user_name(owner.uid), pid)
+
+
+def of_address(transport: str, address: tuple[str, int], certificate: str | None = None) -> Peer:
+    """A peer that is an address; ``certificate``: the name in a certificate that was accepted."""
+    host, port = sockdiag.normal(address[0]), address[1]
+    return Peer(
+        transport, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", certificate=certificate
+    )
 
 
 @functools.lru_cache(maxsize=256)

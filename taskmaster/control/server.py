@@ -9,19 +9,24 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from taskmaster import sockdiag
+from taskmaster.channel import PLAIN, Channel
 from taskmaster.control import peers
 from taskmaster.control.access import Access, Rights
 from taskmaster.control.dispatcher import Dispatcher
-from taskmaster.control.handover import HandedListener
+from taskmaster.control.handover import HandedConnection, HandedListener
+from taskmaster.control.handshakes import Handshakes
 from taskmaster.control.idle import Idle
 from taskmaster.control.peers import Kernel, Peer, Unidentified
 from taskmaster.control.quota import Account, Quotas
 from taskmaster.control.say import Say
 from taskmaster.control.session import Session
+from taskmaster.control.tls import TlsChannel
 from taskmaster.errors import TaskmasterError
 from taskmaster.eventloop import EventLoop, Watch
 from taskmaster.wire import replies
@@ -31,8 +36,11 @@ _BACKLOG: Final = 1024
 #: Of unfinished frames, all clients together; one alone may send maxFrameBytes.
 _ALLOWANCE_BYTES: Final = 64 * 1024 * 1024
 #: Accepted before the loop gets its turn.
-_ACCEPTS_A_TURN: Final = 64
+_ACCEPTS_A_TURN: Final = 16
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+Address = tuple[str, int]
+#: What becomes of a connection that was accepted.
+Receive = Callable[[socket.socket, Address], None]
 _NOT_THIS_ONE: Final = frozenset({errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM})
 
 
@@ -56,6 +64,7 @@ class Server:
         access: Access,
         quotas: Quotas,
         idle_timeout_s: float,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._loop = loop
         self._access = access
@@ -70,6 +79,16 @@ class Server:
         self._listeners: list[tuple[int, Watch]] = []
         self._kinds: list[tuple[str, str]] = []
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._handshakes: Handshakes | None = None
+        if tls is not None:
+            self._handshakes = Handshakes(
+                loop,
+                tls,
+                plain=self._welcome_tcp,
+                welcome=self._welcome_tls,
+                rejected=dispatcher.turned_away,
+            )
+            dispatcher.handshakes = self._handshakes
         #: Where clients can connect, for people.
         self.addresses: list[str] = []
         self.port: int | None = None
@@ -93,7 +112,7 @@ class Server:
         self.port = listener.getsockname()[1]
         self.addresses.append(f"{host or '*'}:{self.port}")
         self._kernel.try_out(listener)
-        self._add(listener, "tcp", self._kernel.of_tcp)
+        self._add(listener, "tcp", self._receive_tcp)
 
     def listen_unix(self, path: Path, mode: int) -> None:
         """Listen on a Unix socket of this mode; one that is left from before is replaced. Raises CannotListen."""
@@ -115,7 +134,7 @@ class Server:
             listener.close()
             raise CannotListen(f"cannot listen on {path}: {error.strerror or error}") from None
         self.addresses.append(str(path))
-        self._add(listener, "unix", lambda connection, _: peers.of_unix(connection, str(path)))
+        self._add(listener, "unix", self._receive_unix(str(path)))
 
     def hand_over(self) -> list[HandedListener]:
         """Let go of all listeners, for the program that comes."""
@@ -133,32 +152,43 @@ class Server:
         self.addresses.append(handed.address)
         listener = socket.socket(fileno=handed.fd)
         if handed.kind == "unix":
-            path = handed.address
-            self._add(listener, "unix", lambda connection, _: peers.of_unix(connection, path))
+            self._add(listener, "unix", self._receive_unix(handed.address))
         else:
             self.port = listener.getsockname()[1]
             self._kernel.try_out(listener)
-            self._add(listener, "tcp", self._kernel.of_tcp)
+            self._add(listener, "tcp", self._receive_tcp)
 
-    def _add(
-        self,
-        listener: socket.socket,
-        kind: str,
-        identify: Callable[[socket.socket, tuple[str, int]], Peer],
-    ) -> None:
+    def take_in(self, handed: HandedConnection) -> None:
+        """Go on with a connection that the program before has not read from."""
+        self._receive_tcp(socket.socket(fileno=handed.fd), handed.address)
+
+    def _add(self, listener: socket.socket, kind: str, receive: Receive) -> None:
         self._kinds.append((kind, self.addresses[-1]))
         listener.setblocking(False)
         fd = listener.detach()
-        self._listeners.append((fd, self._loop.watch(fd, lambda: self._accept(fd, identify))))
+        self._listeners.append((fd, self._loop.watch(fd, lambda: self._accept(fd, receive))))
+
+    def secure(self, tls: ssl.SSLContext) -> None:
+        """Use other certificates from the next handshake on."""
+        if self._handshakes is not None:
+            self._handshakes.context = tls
+
+    def let_go(self) -> tuple[HandedConnection, ...]:
+        """Let go of all connections that are no clients yet, for the program that comes."""
+        if self._handshakes is None:
+            return ()
+        return tuple(HandedConnection(*one) for one in self._handshakes.hand_over())
 
     def stop_listening(self) -> None:
         """Take no more clients."""
+        if self._handshakes is not None:
+            self._handshakes.close()
         for fd, watch in self._listeners:
             self._loop.unwatch(watch)
             os.close(fd)
         self._listeners.clear()
 
-    def _accept(self, fd: int, identify: Callable[[socket.socket, tuple[str, int]], Peer]) -> None:
+    def _accept(self, fd: int, receive: Receive) -> None:
         listener = socket.socket(fileno=fd)
         try:
             for _ in range(_ACCEPTS_A_TURN):
@@ -173,24 +203,45 @@ class Server:
                         raise
                     self._turn_away(listener, error)
                     return
-                self._welcome(connection, identify, address)
+                receive(connection, address[:2])
         finally:
             listener.detach()
 
-    def _welcome(
-        self,
-        connection: socket.socket,
-        identify: Callable[[socket.socket, tuple[str, int]], Peer],
-        address: tuple[str, int],
-    ) -> None:
+    def _receive_unix(self, path: str) -> Receive:
+        return lambda connection, _: self._welcome(
+            connection, lambda: peers.of_unix(connection, path)
+        )
+
+    def _receive_tcp(self, connection: socket.socket, address: Address) -> None:
+        if self._handshakes is None:
+            self._welcome_tcp(connection, address)
+        else:
+            self._handshakes.receive(connection, address, local=sockdiag.is_loopback(address[0]))
+
+    def _welcome_tcp(self, connection: socket.socket, address: Address) -> None:
+        self._welcome(connection, lambda: self._kernel.of_tcp(connection, address))
+
+    def _welcome(self, connection: socket.socket, identify: Callable[[], Peer]) -> None:
         try:
-            peer = identify(connection, address)
+            peer = identify()
         except Unidentified as error:
-            self._refuse(connection, error.peer, str(error), error.code)
+            self._refuse(connection.detach(), error.peer, str(error), error.code)
             return
         except OSError:
             connection.close()  # ENOTCONN: gone before it was looked at
             return
+        self._let_in(connection.detach(), peer)
+
+    def _welcome_tls(self, fd: int, peer: Peer, channel: TlsChannel) -> None:
+        session = self._let_in(fd, peer, channel)
+        if session is None:
+            return
+        try:
+            session.take_over(channel.early(), b"")
+        except OSError as error:  # EPROTO: what came behind the handshake is none of its
+            session.close(f"connection lost: {error.strerror}")
+
+    def _let_in(self, fd: int, peer: Peer, channel: Channel = PLAIN) -> Session | None:
         rights = self._access.rights(peer)
         # Counted for each way in, and for the administrator by himself: those that fill the TCP port, or
         # the socket where it is open to all, must not lock him out.
@@ -201,26 +252,29 @@ class Server:
         )
         if kin >= self._max_clients:
             reason = f"Too many clients: {kin} are connected (maxClients); try again later."
-            self._refuse(connection, peer, reason, "too-many-clients")
-            return
+            self._refuse(fd, peer, reason, "too-many-clients", channel)
+            return None
         account = None if rights.everything else self._quotas.enter(rights.identity)
         if account is None and not rights.everything:
             reason = (
                 f"Too many clients: {rights.who} has {self._quotas.max_connections} connections "
                 "(maxClientsPerUser); try again later."
             )
-            self._refuse(connection, peer, reason, "too-many-clients")
-            return
-        self._begin(connection.detach(), peer, rights, account)
+            self._refuse(fd, peer, reason, "too-many-clients", channel)
+            return None
+        session = self._begin(fd, peer, rights, account, channel)
         self._say.connection(f"client {peer.who()} connected")
+        return session
 
     def serve(self, fd: int, peer: Peer) -> Session:
         """Make a connection, which was let in before, a session; what it may do is decided anew."""
         rights = self._access.rights(peer)
         account = None if rights.everything else self._quotas.enter(rights.identity, let_in=True)
-        return self._begin(fd, peer, rights, account)
+        return self._begin(fd, peer, rights, account, PLAIN)
 
-    def _begin(self, fd: int, peer: Peer, rights: Rights, account: Account | None) -> Session:
+    def _begin(
+        self, fd: int, peer: Peer, rights: Rights, account: Account | None, channel: Channel
+    ) -> Session:
         session = Session(
             self._loop,
             fd,
@@ -230,15 +284,20 @@ class Server:
             self._dispatcher,
             rights,
             account,
+            channel,
         )
         self._dispatcher.sessions.add(session)
         self._idle.watch()
         return session
 
-    def _refuse(self, connection: socket.socket, peer: Peer, reason: str, code: str) -> None:
+    def _refuse(
+        self, fd: int, peer: Peer, reason: str, code: str, channel: Channel = PLAIN
+    ) -> None:
+        told = channel.seal(replies.fail(reason, code).frame(with_code=True), last=True)
+        connection = socket.socket(fileno=fd)
         connection.setblocking(False)
         try:
-            connection.send(replies.fail(reason, code).frame(with_code=True))
+            connection.send(told)
         except OSError:
             pass  # it is going anyway
         connection.close()

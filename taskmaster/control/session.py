@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from taskmaster.channel import PLAIN, Channel
 from taskmaster.control.access import Rights
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.peers import Peer
@@ -52,6 +53,7 @@ class Session:
         dispatcher: Dispatcher,
         rights: Rights,
         account: Account | None,
+        channel: Channel = PLAIN,
     ) -> None:
         self.number = next(dispatcher.session_numbers)
         self.peer = peer
@@ -62,6 +64,7 @@ class Session:
         self._account = account
         self.peer_document = peer.audit()
         self._loop = loop
+        self._channel = channel
         self._dispatcher = dispatcher
         self._exchanges: deque[Exchange] = deque()
         self._waiting_bytes = 0
@@ -85,6 +88,7 @@ class Session:
             on_end=self._no_more,
             on_drained=lambda: dispatcher.advance_later(self),
             stall_s=STALL_S,
+            channel=channel,
         )
 
     # in -------------------------------------------------------------------------------------------
@@ -238,6 +242,9 @@ class Session:
             self._out.clear()
             self._out_bytes = 0
             self._stream.send(data)
+            if len(data) >= ENOUGH_OUTBOUND and not self._stream.outbound_bytes:
+                # All is gone at once, so nothing will be drained: go on when others have had their turn.
+                self._loop.call_in(0, lambda: self._dispatcher.advance_later(self))
         if self._stream.reading and not self._end_after:
             return
         if self._end_after or (self._ended_by_peer is not None and not self._exchanges):
@@ -261,8 +268,12 @@ class Session:
         """What was asked and not answered yet, in order."""
         return list(self._exchanges)
 
-    def hand_over(self) -> tuple[int, bytes, bytes] | None:
-        """Let go of the connection: descriptor, received and not looked at, not yet sent. None: it is over."""
+    def hand_over(self, reply: bytes) -> tuple[int, bytes, bytes, bytes | None] | None:
+        """Let go of the connection: descriptor, received and not looked at, not yet sent, and the last bytes
+        of one that cannot go on elsewhere. None: it is over.
+
+        ``reply``: what such a one has still to be told, if the new program runs.
+        """
         if self._end_after or self._ended_by_peer is not None or not self._stream.open:
             self._stream.close("it was ending")
             return None
@@ -271,7 +282,10 @@ class Session:
         self._decoder.forget()
         if self._account is not None:
             self._account.leave()
-        return fd, unread, unsent
+        if self._channel is PLAIN:
+            return fd, unread, unsent, None
+        # What it sent and nobody has looked at was not begun; the orderly end says as much.
+        return fd, b"", unsent, self._channel.seal(reply, last=True)
 
     def take_over(self, received: bytes, unsent: bytes) -> None:
         """Go on where the program before has let go."""

@@ -109,12 +109,13 @@ def _connected(client: Client) -> bool:
     return False
 
 
-def test_a_client_that_reads_gets_all_it_asked_for(busy):
-    """A client that pipelines more replies than any buffer holds, and reads them, is not cut off."""
+@pytest.mark.parametrize("tcp", [False, True])
+def test_a_client_that_reads_gets_all_it_asked_for(busy, tcp):
+    """Who pipelines more replies than any buffer holds, and reads them, gets all, whatever the kernel buffers."""
     daemon = busy()
     big = '{"cmd": ["sleep", "1000"], "startTime": 0} //' + "x" * 1_000_000
     assert daemon.ask("push", "big", data=big)["response"] == "success"
-    with daemon.client() as client:
+    with daemon.client(tcp=tcp) as client:
         client.send(query("pull", "big") * 20)
         for _ in range(20):
             assert client.reply()["data"] == big.encode()
