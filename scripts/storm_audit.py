@@ -381,7 +381,7 @@ def _without_repeats(records: Iterable[Record]) -> Iterable[Record]:
             {
                 key: one
                 for key, one in record.items()
-                if key not in ("seq", "timestamp", "at", "mono", "happened")
+                if key not in ("seq", "timestamp", "at", "mono", "happened", "prev", "hash")
             }
         )
         if words not in seen:
@@ -424,5 +424,5 @@ def shown(record: Record) -> str:
     return " ".join(
         f"{key}={one}"
         for key, one in record.items()
-        if key not in ("mono", "happened", "timestamp", "peer")
+        if key not in ("mono", "happened", "timestamp", "peer", "prev", "hash")
     )
