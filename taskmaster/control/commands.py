@@ -14,6 +14,7 @@ from taskmaster.config.history import sha256
 from taskmaster.control import ceiling, status
 from taskmaster.control.access import Rights
 from taskmaster.control.definitions import Change, Definitions
+from taskmaster.control.directory import Directory
 from taskmaster.control.dispatcher import Dispatcher, Handler, Reader
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.job import Job
@@ -34,12 +35,14 @@ class Commands:
         self,
         supervisor: Supervisor,
         definitions: Definitions,
+        directory: Directory,
         review: Review,
         secret_pattern: str,
     ) -> None:
         self._review = review
         self._supervisor = supervisor
         self._definitions = definitions
+        self._directory = directory
         self.board = status.Board(definitions.path)
         #: To be called at the end of each turn of the loop.
         self.turn_over = self.board.turn_over
@@ -122,17 +125,20 @@ class Commands:
 
     def _pull(self, query: Query, rights: Rights) -> Reply:
         if query.version is not None:
-            name, data = query.job or "", self._definitions.version(query.job, query.version)
+            name, data = (
+                query.job or "",
+                self._definitions.versions.version(query.job, query.version),
+            )
             self._pulling.check(name, data, rights)
             return replies.file(name, data)
         job = self._definitions.find(query.job)
-        data = self._definitions.pull(job.name)
+        data = self._definitions.versions.current(job.name)
         self._pulling.check(job.name, data, rights)
         return replies.file(job.name, data)
 
     def _history(self, query: Query, rights: Rights) -> Reply:
         before = query.version if isinstance(query.version, int) else None
-        document = self._definitions.history(query.job, before)
+        document = self._definitions.versions.document(query.job, before)
         return replies.history(query.job or "", msgspec.json.encode(document))
 
     def _audit(self, query: Query, rights: Rights) -> Reply:
@@ -199,7 +205,7 @@ class Commands:
         assert query is not None
         if query.job is None:
             reason = f"restart by {exchange.peer.who()}"
-            self._definitions.reload_all(reason, _change(exchange), exchange.done)
+            self._directory.reload(reason, _change(exchange), exchange.done)
         else:
             self._act(exchange, "restart")
 

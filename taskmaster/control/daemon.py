@@ -23,6 +23,7 @@ from taskmaster.config.store import JobStore
 from taskmaster.control.access import Access
 from taskmaster.control.commands import Commands
 from taskmaster.control.definitions import Change, Definitions
+from taskmaster.control.directory import Directory
 from taskmaster.control.dispatcher import Dispatcher
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.gate import Gate
@@ -127,8 +128,13 @@ class Daemon:
         gate = Gate(push_enabled=config.push_enabled, reasons=config.require_reason)
         self._dispatcher = Dispatcher(self._audit, self._say, self._rejections, gate, quotas)
         self._review = Review(self._audit)
+        self._directory = Directory(self._supervisor, self._definitions, store, self._audit)
         self._commands = Commands(
-            self._supervisor, self._definitions, self._review, config.secret_pattern
+            self._supervisor,
+            self._definitions,
+            self._directory,
+            self._review,
+            config.secret_pattern,
         )
         self._commands.install(self._dispatcher)
         JobFolder(self._loop, str(config.config_directory), self._commands.board)
@@ -248,7 +254,7 @@ class Daemon:
 
         self._read_certificates()
         if self._ending is None:
-            self._definitions.reload_all("SIGHUP", Change("SIGHUP"), done)
+            self._directory.reload("SIGHUP", Change("SIGHUP"), done)
 
     def _read_certificates(self) -> None:
         """Those that are on the disk now are for connections from now on; broken ones change nothing."""

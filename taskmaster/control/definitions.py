@@ -1,4 +1,4 @@
-"""Which definitions are in force: the job directory read, compared and applied; push and delete.
+"""Which definitions are in force: job files read and applied, pushed, rolled back and deleted, each by itself.
 
 Whatever is wrong with one file is reported and keeps no other job from anything. A definition that
 cannot be used leaves the one before in force.
@@ -13,13 +13,14 @@ from pathlib import Path
 import msgspec
 
 from taskmaster.audit import AuditLog, Event
-from taskmaster.config import diff, history, jobfile
+from taskmaster.config import history, jobfile
 from taskmaster.config.store import JobStore
 from taskmaster.control.job import Job
 from taskmaster.control.say import Say
 from taskmaster.control.status import timestamp
 from taskmaster.control.stops import Stops
 from taskmaster.control.supervisor import Supervisor
+from taskmaster.control.versions import Versions
 from taskmaster.core import names
 from taskmaster.core.spec import JobSpec, changed_fields, same_processes
 from taskmaster.errors import Conflict, FileError, NoSuchJob, TaskmasterError
@@ -29,8 +30,6 @@ from taskmaster.wire.replies import Reply
 Done = Callable[[Reply], None]
 #: Raises NotPermitted where who asks may not have this definition put in force.
 Permit = Callable[[JobSpec], None]
-#: Versions in one history document: each is a file to be read.
-_PAGE = 100
 _STARTED = "taskmasterd at its start"
 
 
@@ -72,6 +71,7 @@ class Definitions:
         self._stops = stops
         self._supervisor = supervisor
         self._store = store
+        self.versions = Versions(supervisor.jobs, store)
         self._folder = str(store.directory)
         self._base = base
         self._audit = audit
@@ -87,34 +87,6 @@ class Definitions:
         if job is None:
             raise NoSuchJob(names.checked(name or ""))
         return job
-
-    def pull(self, name: str) -> bytes:
-        """The exact bytes of a job's file. Raises FileError."""
-        return self._store.read(name)
-
-    def version(self, name: str | None, which: int | str) -> bytes:
-        """The exact bytes of a version, also of a job that was deleted. Raises TaskmasterError."""
-        checked = names.checked(name or "")
-        if checked not in self._supervisor.jobs and not self._store.history(checked, None, 1):
-            raise NoSuchJob(checked)
-        return self._store.version(checked, which)
-
-    def history(self, name: str | None, before: int | None) -> dict[str, object]:
-        """The history document, of versions below number ``before``. Raises TaskmasterError."""
-        checked = names.checked(name or "")
-        found = self._store.history(checked, before, _PAGE + 1)
-        if not found and before is None and checked not in self._supervisor.jobs:
-            raise NoSuchJob(checked)
-        try:
-            current = self._store.sha256(checked)
-        except FileError:
-            current = None  # a symbolic link, unreadable: pull says so
-        return {
-            "job": checked,
-            "current": current,
-            "more": len(found) > _PAGE,
-            "versions": [_shown(one) for one in reversed(found[-_PAGE:])],
-        }
 
     def _note(self, name: str, data: bytes, who: str) -> None:
         """What was read is in force: the history is to have it, too."""
@@ -147,7 +119,7 @@ class Definitions:
 
     # reading --------------------------------------------------------------------------------------
 
-    def _read(self, name: str, who: str) -> Definition:
+    def read(self, name: str, who: str) -> Definition:
         """The definition in a job's file, which ``who`` has read. Raises FileError."""
         stamp = self._store.stamp(name)
         data = self._store.read(name)
@@ -163,15 +135,15 @@ class Definitions:
         """At the start: know every job that has a file, and bring its watchdog up."""
         found, bad = self._store.names()
         for error in bad:
-            self._rejected(None, error)
+            self.rejected(None, error)
         before = set(self._supervisor.unclaimed())
         for name in found:
             job = self._supervisor.add(name)
             job.had_state = name in before
             try:
-                definition = self._read(name, _STARTED)
+                definition = self.read(name, _STARTED)
             except FileError as error:
-                self._rejected(job, error)
+                self.rejected(job, error)
                 if job.had_state:
                     job.spec, job.asks_spec = _nothing(name), True
                     self._supervisor.launching.bring_up(job)
@@ -196,12 +168,13 @@ class Definitions:
             if outcome == replies.FAIL:
                 self._supervisor.retire(job, "its file was removed", stopped)
             else:
-                self._removed(job, "its file was removed while no daemon ran")
+                self.removed(job, "its file was removed while no daemon ran")
 
         self._supervisor.retire(job, "its file was removed", stopped)
         self._supervisor.launching.bring_up(job)
 
-    def _rejected(self, job: Job | None, error: FileError) -> None:
+    def rejected(self, job: Job | None, error: FileError) -> None:
+        """A file cannot be used: it is on record, and with the job that it should be the definition of."""
         if job is not None:
             job.problem = str(error)
         self._audit.record(
@@ -262,17 +235,18 @@ class Definitions:
                 raise NoSuchJob(checked)
             job = self._supervisor.add(checked)
         known = job
-        known.run(lambda: self._reload(known, change, done), _refusing(done))
+        known.run(lambda: self.reload_job(known, change, done), refusing(done))
 
-    def _reload(self, job: Job, change: Change, done: Done) -> None:
+    def reload_job(self, job: Job, change: Change, done: Done) -> None:
+        """The same of a job that is known, when its turn has come (``Job.run``)."""
         if self._supervisor.jobs.get(job.name) is not job:
-            done(_failed(NoSuchJob(job.name)))
+            done(failed(NoSuchJob(job.name)))
             return
         try:
-            definition = self._read(job.name, change.who)
+            definition = self.read(job.name, change.who)
         except FileError as error:
-            self._rejected(job, error)
-            done(_failed(error))
+            self.rejected(job, error)
+            done(failed(error))
             return
         job.begin()
 
@@ -287,7 +261,7 @@ class Definitions:
         checked = names.checked(name or "")
         change.permit(jobfile.parse_job(checked, data, self._base))
         job = self._supervisor.jobs.get(checked) or self._supervisor.add(checked)
-        job.run(lambda: self._push(job, data, change, done), _refusing(done))
+        job.run(lambda: self._push(job, data, change, done), refusing(done))
 
     def _push(self, job: Job, data: bytes, change: Change, done: Done) -> None:
         if self._supervisor.jobs.get(job.name) is not job:
@@ -306,9 +280,9 @@ class Definitions:
         except (FileError, Conflict, OSError) as error:
             if job.spec is None and not job.problem:
                 self._supervisor.forget(job)
-            done(_failed(error))
+            done(failed(error))
             return
-        self._reload(job, change, done)
+        self.reload_job(job, change, done)
 
     def rollback(
         self,
@@ -323,17 +297,17 @@ class Definitions:
         ``chosen`` is told its bytes. Raises TaskmasterError where nothing was touched.
         """
         checked = names.checked(name or "")
-        change.permit(jobfile.parse_job(checked, self._older(checked, which), self._base))
+        change.permit(jobfile.parse_job(checked, self.versions.older(checked, which), self._base))
         job = self._supervisor.jobs.get(checked) or self._supervisor.add(checked)
 
         def roll_back() -> None:
             # Chosen when its turn has come: a push before it may have made another file current.
             try:
-                data = self._older(checked, which)
+                data = self.versions.older(checked, which)
                 change.permit(jobfile.parse_job(checked, data, self._base))
                 current = self._store.sha256(checked)
             except TaskmasterError as error:
-                done(_failed(error))
+                done(failed(error))
                 return
             chosen(data)
             if current == history.sha256(data) and change.if_hash in (None, current):
@@ -341,25 +315,15 @@ class Definitions:
             else:
                 self._push(job, data, change, done)
 
-        job.run(roll_back, _refusing(done))
-
-    def _older(self, name: str, which: int | str | None) -> bytes:
-        if which is not None:
-            return self.version(name, which)
-        found = self._store.version_before(name)
-        if found is not None:
-            return self._store.version(name, found.number)
-        if name not in self._supervisor.jobs:
-            raise NoSuchJob(name)
-        raise TaskmasterError(f'Job "{name}" has no version but the present one.')
+        job.run(roll_back, refusing(done))
 
     def delete(self, job: Job, change: Change, done: Done) -> None:
         """Stop a job, remove its file, forget it."""
-        job.run(lambda: self._delete(job, change, done), _refusing(done))
+        job.run(lambda: self._delete(job, change, done), refusing(done))
 
     def _delete(self, job: Job, change: Change, done: Done) -> None:
         if self._supervisor.jobs.get(job.name) is not job:
-            done(_failed(NoSuchJob(job.name)))
+            done(failed(NoSuchJob(job.name)))
             return
         job.begin()
 
@@ -374,9 +338,9 @@ class Definitions:
                 job.removing = False
                 self._supervisor.launching.bring_up(job)
                 job.end()
-                done(_failed(why, "; the job is stopped and kept"))
+                done(failed(why, "; the job is stopped and kept"))
                 return
-            self._removed(job, f"deleted by {change.who}", change.cause)
+            self.removed(job, f"deleted by {change.who}", change.cause)
             done(replies.success())
 
         if job.spec is None:
@@ -384,7 +348,8 @@ class Definitions:
         else:
             self._supervisor.retire(job, "removed", stopped, change.cause)
 
-    def _removed(self, job: Job, reason: str, cause: str = "") -> None:
+    def removed(self, job: Job, reason: str, cause: str = "") -> None:
+        """Nothing of the job runs any more and its file is gone: it is forgotten."""
         because = {"cause": cause} if cause else {}
         self._audit.record(
             Event.JOB_REMOVED, job=job.name, sha256=job.sha256, reason=reason, **because
@@ -393,143 +358,19 @@ class Definitions:
         self._supervisor.forget(job)
         job.end()
 
-    # the whole directory --------------------------------------------------------------------------
-
-    def reload_all(self, reason: str, change_by: Change, done: Done) -> None:
-        """Read the whole directory again: new, changed and removed files."""
-        try:
-            found, bad = self._store.names()
-        except FileError as error:
-            done(_failed(error))
-            return
-        errors: list[str] = []
-        for misnamed in bad:
-            self._rejected(None, misnamed)
-            errors.append(str(misnamed))
-        jobs = self._supervisor.jobs
-        in_force = {name: job.sha256 for name, job in jobs.items() if not job.removing}
-        on_disk: dict[str, str] = {}
-        definitions: dict[str, Definition] = {}
-        for name in found:
-            if name in jobs and jobs[name].removing:
-                continue  # it is being deleted: its file is there until its last process has ended
-            try:
-                definitions[name] = self._read(name, change_by.who)
-                on_disk[name] = definitions[name].sha256
-            except FileError as error:
-                self._rejected(jobs.get(name) or self._supervisor.add(name), error)
-                errors.append(str(error))
-                on_disk[name] = in_force.get(name, "")
-                in_force.setdefault(name, "")
-        change = diff.compare(in_force, on_disk)
-        work = _Counter(lambda: self._all_applied(reason, change, errors, done))
-        for name in (*change.new, *change.changed):
-            self._begin_reload(
-                jobs.get(name) or self._supervisor.add(name), change_by, work, errors
-            )
-        for name in change.unchanged:
-            if name in definitions:
-                jobs[name].problem, jobs[name].stamp = "", definitions[name].stamp
-        for name in change.removed:
-            self._begin_removal(jobs[name], change_by, work, errors)
-        work.close()
-
-    def _begin_reload(self, job: Job, change: Change, work: _Counter, errors: list[str]) -> None:
-        work.add()
-
-        def reloaded(reply: Reply) -> None:
-            if reply.error:
-                errors.append(reply.error)
-            work.done()
-
-        job.run(lambda: self._reload(job, change, reloaded), _refusing(reloaded))
-
-    def _begin_removal(self, job: Job, change: Change, work: _Counter, errors: list[str]) -> None:
-        work.add()
-
-        def remove() -> None:
-            if self._supervisor.jobs.get(job.name) is not job:
-                work.done()
-                return
-            job.begin()
-            if job.spec is None:
-                removed(replies.SUCCESS, "")
-            else:
-                self._supervisor.retire(job, "its file was removed", removed, change.cause)
-
-        def removed(outcome: str, error: str) -> None:
-            if outcome == replies.FAIL:
-                errors.append(error)
-                if job.busy:
-                    job.end()
-            else:
-                self._removed(job, "its file was removed", change.cause)
-            work.done()
-
-        job.run(remove, lambda why: removed(replies.FAIL, why))
-
-    def _all_applied(
-        self, reason: str, change: diff.DirectoryDiff, errors: list[str], done: Done
-    ) -> None:
-        self._audit.record(
-            Event.CONFIG_RELOADED,
-            reason=reason,
-            added=list(change.new),
-            changed=list(change.changed),
-            removed=list(change.removed),
-            rejected=errors[:100],
-        )
-        if errors:
-            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-            done(replies.fail(f"{errors[0]}{more}; everything else was applied", FileError.code))
-        else:
-            done(replies.success())
-
 
 def _nothing(name: str) -> JobSpec:
     """A definition to launch a watchdog by that adopts: it then goes by the one in its record."""
     return JobSpec(job=name, argv=("true",), auto_start=False)
 
 
-_ACTIONS = {"put": "pushed", "replaced": "edited"}
-
-
-def _shown(version: history.Version) -> dict[str, object]:
-    """A version as the history document has it."""
-    return {
-        "version": version.number,
-        "at": version.when,
-        "by": version.who,
-        "action": _ACTIONS.get(version.action, version.action),
-        "sha256": version.sha256,
-        "size": version.size,
-        "reason": version.reason,
-    }
-
-
-class _Counter:
-    """Calls ``then`` once when everything that was added is done."""
-
-    def __init__(self, then: Callable[[], None]) -> None:
-        self._open = 1
-        self._then = then
-
-    def add(self) -> None:
-        self._open += 1
-
-    def done(self) -> None:
-        self._open -= 1
-        if self._open == 0:
-            self._then()
-
-    close = done
-
-
-def _refusing(done: Done) -> Callable[[str], None]:
+def refusing(done: Done) -> Callable[[str], None]:
+    """What answers, with the reason it gets, that nothing was begun."""
     return lambda why: done(replies.fail(why))
 
 
-def _failed(error: TaskmasterError | OSError, then: str = "") -> Reply:
+def failed(error: TaskmasterError | OSError, then: str = "") -> Reply:
+    """The reply for an error; ``then``: what is so all the same."""
     if isinstance(error, TaskmasterError):
         return replies.fail(f"{error}{then}", error.code)
     return replies.fail(f"{error.filename}: {error.strerror}{then}")

@@ -14,7 +14,7 @@ from taskmaster import errors, stream
 from taskmaster.audit import pages
 from taskmaster.cli import files
 from taskmaster.config import history, keys
-from taskmaster.control import definitions, review, server, session, status
+from taskmaster.control import review, server, session, status, versions
 from taskmaster.control.job import Job, Watchdog
 from taskmaster.core.spec import JobSpec
 from taskmaster.core.states import Desired, State
@@ -122,7 +122,7 @@ def test_limits() -> None:
         f"of all clients together: {server._ALLOWANCE_BYTES >> 20} MiB",
         f"at most {pages.PAGE_BYTES >> 10} KiB (of a longer line",
         f"at most {review.MAX_WAITING} wait, others are answered at once",
-        f"up to {definitions._PAGE} of them, newest first. At most {history.KEPT} are kept",
+        f"up to {versions._PAGE} of them, newest first. At most {history.KEPT} are kept",
         f"up to {queries.MAX_REASON} printable characters",
         f"of one client: {session.MAX_UNANSWERED}, or {session.MAX_UNANSWERED_BYTES >> 20} MiB.",
         f"while {session.ENOUGH_OUTBOUND >> 20} MiB waits for it, no further reply is made",

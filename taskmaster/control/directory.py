@@ -1,0 +1,138 @@
+"""The whole job directory read again (``restart`` without a job, SIGHUP): what differs is applied.
+
+What is wrong with one file keeps no other from being applied; all of it is told in one reply at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from taskmaster.audit import AuditLog, Event
+from taskmaster.config import diff
+from taskmaster.config.store import JobStore
+from taskmaster.control.definitions import Change, Definition, Definitions, Done, failed, refusing
+from taskmaster.control.job import Job
+from taskmaster.control.supervisor import Supervisor
+from taskmaster.errors import FileError
+from taskmaster.wire import replies
+from taskmaster.wire.replies import Reply
+
+
+class Directory:
+    """All files of ``store``, for ``supervisor``; each is applied by ``definitions``."""
+
+    def __init__(
+        self, supervisor: Supervisor, definitions: Definitions, store: JobStore, audit: AuditLog
+    ) -> None:
+        self._supervisor = supervisor
+        self._definitions = definitions
+        self._store = store
+        self._audit = audit
+
+    def reload(self, reason: str, change_by: Change, done: Done) -> None:
+        """Read it again: new, changed and removed files are applied, and ``done`` names one that could not be."""
+        try:
+            found, bad = self._store.names()
+        except FileError as error:
+            done(failed(error))
+            return
+        errors: list[str] = []
+        for misnamed in bad:
+            self._definitions.rejected(None, misnamed)
+            errors.append(str(misnamed))
+        jobs = self._supervisor.jobs
+        in_force = {name: job.sha256 for name, job in jobs.items() if not job.removing}
+        on_disk: dict[str, str] = {}
+        definitions: dict[str, Definition] = {}
+        for name in found:
+            if name in jobs and jobs[name].removing:
+                continue  # it is being deleted: its file is there until its last process has ended
+            try:
+                definitions[name] = self._definitions.read(name, change_by.who)
+                on_disk[name] = definitions[name].sha256
+            except FileError as error:
+                self._definitions.rejected(jobs.get(name) or self._supervisor.add(name), error)
+                errors.append(str(error))
+                on_disk[name] = in_force.get(name, "")
+                in_force.setdefault(name, "")
+        change = diff.compare(in_force, on_disk)
+        work = _Counter(lambda: self._all_applied(reason, change, errors, done))
+        for name in (*change.new, *change.changed):
+            self._begin_reload(
+                jobs.get(name) or self._supervisor.add(name), change_by, work, errors
+            )
+        for name in change.unchanged:
+            if name in definitions:
+                jobs[name].problem, jobs[name].stamp = "", definitions[name].stamp
+        for name in change.removed:
+            self._begin_removal(jobs[name], change_by, work, errors)
+        work.close()
+
+    def _begin_reload(self, job: Job, change: Change, work: _Counter, errors: list[str]) -> None:
+        work.add()
+
+        def reloaded(reply: Reply) -> None:
+            if reply.error:
+                errors.append(reply.error)
+            work.done()
+
+        job.run(lambda: self._definitions.reload_job(job, change, reloaded), refusing(reloaded))
+
+    def _begin_removal(self, job: Job, change: Change, work: _Counter, errors: list[str]) -> None:
+        work.add()
+
+        def remove() -> None:
+            if self._supervisor.jobs.get(job.name) is not job:
+                work.done()
+                return
+            job.begin()
+            if job.spec is None:
+                removed(replies.SUCCESS, "")
+            else:
+                self._supervisor.retire(job, "its file was removed", removed, change.cause)
+
+        def removed(outcome: str, error: str) -> None:
+            if outcome == replies.FAIL:
+                errors.append(error)
+                if job.busy:
+                    job.end()
+            else:
+                self._definitions.removed(job, "its file was removed", change.cause)
+            work.done()
+
+        job.run(remove, lambda why: removed(replies.FAIL, why))
+
+    def _all_applied(
+        self, reason: str, change: diff.DirectoryDiff, errors: list[str], done: Done
+    ) -> None:
+        self._audit.record(
+            Event.CONFIG_RELOADED,
+            reason=reason,
+            added=list(change.new),
+            changed=list(change.changed),
+            removed=list(change.removed),
+            rejected=errors[:100],
+        )
+        if errors:
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            done(replies.fail(f"{errors[0]}{more}; everything else was applied", FileError.code))
+        else:
+            done(replies.success())
+
+
+class _Counter:
+    """Calls ``then`` once when everything that was added is done."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._open = 1
+        self._then = then
+
+    def add(self) -> None:
+        self._open += 1
+
+    def done(self) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self._then()
+
+    close = done
