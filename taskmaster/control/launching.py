@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 #: Launched before the loop gets its turn: each is a fork of about 4 ms, and clients wait.
 _LAUNCHES_A_TURN: Final = 4
+#: Between two looks for the socket of a watchdog that has just begun, seconds: it takes 10 ms to be there.
+_LISTENS_S: Final = 0.1
 
 
 class Launching:
-    """Finds or launches the watchdogs of one supervisor. ``logs``: the log directory; ``limits``: for the jobs."""
+    """Finds or launches the watchdogs of one supervisor. ``logs``: the log directory; ``limits``: for the jobs.
+
+    ``deadline_s``: how long a watchdog may take to be heard of."""
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Launching:
         say: Say,
         logs: Path,
         limits: tuple[tuple[int, tuple[int, int]], ...],
+        deadline_s: float,
     ) -> None:
         self._supervisor = supervisor
         self._statedir = statedir
@@ -45,6 +50,7 @@ class Launching:
         self._say = say
         self._logs = logs
         self._limits = limits
+        self._deadline_s = deadline_s
         self._to_launch: deque[Job] = deque()
 
     def bring_up(self, job: Job) -> None:
@@ -104,7 +110,7 @@ class Launching:
             # Others before us have knocked, and it has let none of them in: it is stopped, or worse.
             return self._hold_silent(job)
         if found is None:
-            return False
+            return self._wait_for(job)
         try:
             pid = syscalls.peer_pid(found)
             pidfd = os.pidfd_open(pid)
@@ -115,6 +121,8 @@ class Launching:
         if known is not None and known.pid == pid:
             os.close(pidfd)
             self._supervisor.attach(job, known, found.detach())
+            if known.attached_at is None and known.process is None:
+                self._audit.record(Event.WATCHDOG_ATTACHED, job=job.name, pid=pid)
             return True
         self._take(job, Watchdog(pid, None, pidfd), found.detach())
         # It may be stopped, and be killed before it has said a word: then its record is all there is.
@@ -124,16 +132,43 @@ class Launching:
 
     def _hold_silent(self, job: Job) -> bool:
         """Take a watchdog that cannot be talked to for the job's, by the lock that it holds."""
-        pid = self._statedir.holder_of(job.directory)
-        if pid is None:
+        known = self._by_lock(job)
+        if known is None:
             return False
-        known = job.watchdog
-        if known is None or known.pid != pid:
-            known = Watchdog(pid, None, os.pidfd_open(pid))
-            self._supervisor.know(job, known)
-            job.witness.watch(recorded(job.directory, job.name))
         self._supervisor.silence.begins(job, known, 0.0)
         return True
+
+    def _wait_for(self, job: Job) -> bool:
+        """Take a watchdog for the job's that has the lock and listens nowhere: it has only just begun, or was
+        stopped over that. It is looked for again, and counts as silent if that goes on."""
+        known = self._by_lock(job)
+        if known is None:
+            return False
+
+        def still_deaf() -> None:
+            if job.watchdog is known and known.link is None:
+                self._supervisor.silence.begins(job, known, self._deadline_s)
+
+        if known.greeting is None:
+            known.greeting = self._supervisor.loop.call_in(self._deadline_s, still_deaf)
+        job.trouble = f"its watchdog (pid {known.pid}) begins"
+        job.relaunch_timer = self._supervisor.loop.call_in(_LISTENS_S, lambda: self.bring_up(job))
+        return True
+
+    def _by_lock(self, job: Job) -> Watchdog | None:
+        """The watchdog that holds the lock of the job's folder, the job's from now on; None where none does."""
+        pid = self._statedir.holder_of(job.directory)
+        if pid is None:
+            return None
+        known = job.watchdog
+        if known is None or known.pid != pid:
+            try:
+                known = Watchdog(pid, None, os.pidfd_open(pid))
+            except ProcessLookupError:
+                return None  # it has ended meanwhile
+            self._supervisor.know(job, known)
+            job.witness.watch(recorded(job.directory, job.name))
+        return known
 
     def fork(self, job: Job, waits_s: float = 0.0) -> launch.Launched:
         """Launch a watchdog that waits ``waits_s`` for the one before to leave. Raises OSError."""

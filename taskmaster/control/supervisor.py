@@ -84,7 +84,7 @@ class Supervisor:
         self._statedir = statedir
         self._audit = audit
         self._say = say
-        self.launching = Launching(self, statedir, audit, say, logs, limits)
+        self.launching = Launching(self, statedir, audit, say, logs, limits, deadline_s)
         self.replacing = Replacing(self, say, deadline_s)
         self._deadline_s = deadline_s
         self.silence = Silence(self, audit, say, deadline_s, watchdog_timeout_s)
@@ -203,6 +203,8 @@ class Supervisor:
             if job.watchdog is watchdog and watchdog.link is made and not job.heard:
                 self.silence.begins(job, watchdog, self._deadline_s)
 
+        if watchdog.greeting is not None:
+            watchdog.greeting.cancel()
         # One that was stopped when it was found says nothing, and perhaps nobody asks it anything.
         watchdog.greeting = self.loop.call_in(self._deadline_s, no_word)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,33 @@ def test_full_backlog_of_a_stopped_watchdog(make_daemon):
 def test_found_stopped(make_daemon):
     """A watchdog that hangs when the daemon finds it is killed and replaced past the limit."""
     assert_replaced(make_daemon(**IMPATIENT), daemons=1)
+
+
+def test_stopped_before_it_listens(make_daemon):
+    """A watchdog that was stopped with the lock in its hands and no socket yet: waited for, then replaced."""
+    daemon = make_daemon(**IMPATIENT)
+    daemon.job("web", ["sleep", "1000"])
+    daemon.start()
+    pid = running(daemon, "web")
+    watchdog = watchdog_pid(daemon, "web")
+    daemon.kill()
+    os.kill(watchdog, signal.SIGKILL)
+    wait_for(lambda: not alive(watchdog))
+    lock = daemon.state / "jobs" / "web" / "lock"
+    (daemon.state / "jobs" / "web" / "link.sock").unlink()
+    hold = (
+        "import fcntl, sys, time; lock = open(sys.argv[1], 'r+'); fcntl.lockf(lock, fcntl.LOCK_EX);"
+    )
+    argv = [sys.executable, "-c", f"{hold} print(flush=True); time.sleep(60)", str(lock)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        daemon.start()
+        assert running(daemon, "web") == pid
+        assert holder.wait() == -signal.SIGKILL
+    assert daemon.events("watchdog.unresponsive", job="web", pid=holder.pid)
+    assert daemon.events("watchdog.killed", job="web", pid=holder.pid)
+    assert [one["pid"] for one in daemon.events("watchdog.lost", job="web")] == [holder.pid]
 
 
 def assert_replaced(daemon: Daemon, daemons: int) -> None:
