@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import socket
 import statistics
+import subprocess
 import sys
 import time
 from typing import Final
 
-from bench_host import ROOT, Client, Host, frame, wait_for
+from bench_host import ROOT, Client, Host, Missed, frame, wait_for
 from bench_table import Options, Row
 
 _ATTACKERS: Final = 500
@@ -46,3 +50,43 @@ def slow_senders(host: Host, options: Options) -> list[Row]:
     wait_for(lambda: said.exists() and "connected" in said.read_text(), "the slow senders connect")
     query = frame("status", daemon.names[0])
     return [p99_row(f"status, p99, beside {_ATTACKERS} slow senders", client, query, options)]
+
+
+def half_open(host: Host, options: Options) -> list[Row]:
+    """The same while 500 others have begun a TLS handshake and say no more."""
+    if shutil.which("openssl") is None:
+        raise Missed("there is no openssl to make a certificate with")
+    key, certificate = host.folder / "tls.key", host.folder / "tls.crt"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *(
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+                "-keyout",
+                key,
+                "-out",
+                certificate,
+            ),
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    key.chmod(0o600)
+    daemon = host.daemon_of(1)
+    config = daemon.folder / "config.json"
+    tls = {"certificate": str(certificate), "key": str(key), "clientCA": str(certificate)}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"port": port, "tls": tls}))
+    client = daemon.start()
+    for number in range(_ATTACKERS):
+        connection = socket.create_connection(("127.0.0.1", port))
+        host.on_end(connection.close)
+        # The beginning of a hello: with its length, with a part of it, or with nothing.
+        connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[: 1 + number % 11])
+    query = frame("status", daemon.names[0])
+    return [p99_row(f"status, p99, beside {_ATTACKERS} half-open TLS", client, query, options)]

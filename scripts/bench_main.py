@@ -26,6 +26,7 @@ ROWS: dict[str, Callable[[bench_host.Host, Options], list[Row]]] = {
     "pipelined": bench_wire.pipelined,
     "changing": bench_wire.changing,
     "slow-senders": bench_hostile.slow_senders,
+    "half-open-tls": bench_hostile.half_open,
     "command-line": bench_wire.command_line,
     "restart": bench_processes.restart,
     "start": bench_processes.start,
