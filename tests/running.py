@@ -19,6 +19,9 @@ import taskmaster
 
 ROOT = Path(taskmaster.__file__).parents[1]
 DEADLINE_S = 60.0
+#: Signals 32 and 33 in a mask: the C library's own, which a program may have been started with as ignored
+#: (``posix_spawn`` in a program with threads) and which no program can set.
+C_LIBRARY_SIGNALS = 1 << 31 | 1 << 32
 Reply = dict[str, Any]
 
 
