@@ -380,7 +380,8 @@ def doctor(settings: options.Settings, client: Client, state: str | None) -> int
     where = find(settings.server, state, os.environ, os.geteuid())
     if where is None:
         raise click.UsageError(
-            "doctor looks at files of this machine: name them with -c SOCKETPATH or --state DIR."
+            "doctor looks into the state directory, and the server that was named is in none: name it with "
+            "--state DIR (stateDirectory of the configuration)."
         )
     return examination.show(examination.examine(where), where, settings.as_json)
 

@@ -204,7 +204,8 @@ def _show(found: bytes) -> None:
         return
     colour = screen.has_colour(os.environ)
     shown = []
-    for line in found.decode("utf-8", "replace").splitlines():
+    # At line ends alone: other characters that end a line on a screen are part of it, and shown escaped.
+    for line in found.decode("utf-8", "replace").removesuffix("\n").split("\n") if found else []:
         text = "\t".join(screen.escape(cell) for cell in line.split("\t"))
         number = _COLOURS.get(line[:1], "") if colour else ""
         shown.append(f"\x1b[{number}m{text}\x1b[0m" if number else text)

@@ -37,8 +37,19 @@ class Kind(msgspec.Struct, frozen=True):
     schema: Schema
 
 
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+
+
 def shown(value: object) -> str:
-    """A value as an error shows it: JSON, nothing a terminal acts on, at most SHOWN characters."""
+    """A value as an error shows it: JSON, nothing a terminal acts on, at most SHOWN characters.
+
+    Of a list or an object only that it is one, of NAME=VALUE the name: variables in the wrong place must not get
+    into the log.
+    """
+    if isinstance(value, list | dict):
+        return noun(value) if value else json.dumps(value)
+    if isinstance(value, str) and _VARIABLE.match(value):
+        value = f"{value.partition('=')[0]}=..."
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):

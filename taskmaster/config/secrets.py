@@ -32,9 +32,11 @@ def holds_secret(data: bytes, pattern: str | re.Pattern[str]) -> bool:
         return True
     compiled = re.compile(pattern)
     return any(
-        _has(value, compiled) or (name != "env" and _is_secret(name, value, compiled))
+        _has(value, compiled)
+        or (name not in _KNOWN and name != "env" and _is_secret(name, value, compiled))
         for name, value in members.items()
-        if name not in _KNOWN
+        # Variables below a key of another meaning ("envFile": {...}) are refused, and are there all the same.
+        if name not in _KNOWN or isinstance(value, dict)
     )
 
 

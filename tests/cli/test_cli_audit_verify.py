@@ -133,6 +133,25 @@ def test_the_log_of_the_daemon(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     assert "auditSealFile: found null" in err
 
 
+def test_another_daemon_is_not_taken_for_ours(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a server is named its log is meant: none at a default place is called good instead."""
+    (tmp_path / "log").mkdir()
+    config = tmp_path / "config.json"
+    config.write_text('{"logDirectory": "log"}')
+    monkeypatch.setenv("TASKMASTER_CONFIG", str(config))
+    written(tmp_path / "log/audit.jsonl")
+    assert run("verify")[0] == 0
+    monkeypatch.setenv("TASKMASTER_SERVER", str(tmp_path / "none.sock"))
+    status, out, err = run("verify")
+    assert (status, out) == (69, "")
+    assert "audit verify FILE" in err
+    status, out, err = run("keygen")
+    assert (status, out) == (2, "")
+    assert "--file" in err
+
+
 def test_a_key_and_what_it_proves(run: Run, tmp_path: Path) -> None:
     """The verification key is shown once and is in no file; it proves how far the log is sealed."""
     path, seal = tmp_path / "audit.jsonl", tmp_path / "seal"

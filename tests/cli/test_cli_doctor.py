@@ -275,13 +275,30 @@ def test_no_socket(make_daemon):
     before = daemon.pids("web")
     daemon.socket.unlink()
     found = find(daemon, PROBLEM, "there is no control.sock here")
-    kill, _, start = found.mend.partition("; ")
+    elsewhere, _, anew = found.mend.partition(", if it is elsewhere; else ")
+    assert elsewhere == f"taskmasterctl -c SOCKETPATH doctor --state {daemon.state}"
+    kill, _, start = anew.partition("; ")
     assert kill == f"kill -KILL {daemon.pid}"
     run(kill)
     daemon.host.wait(daemon.pid)
     restart(daemon, start)
     well(daemon)
     assert daemon.pids("web") == before
+
+
+def test_a_socket_elsewhere(make_daemon, tmp_path):
+    """A folder that is no state directory is not taken for one, whatever its mode: nothing is to be done to it."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    daemon = make_daemon(socket=str(shared / "c.sock"))
+    daemon.socket = shared / "c.sock"
+    daemon.job("web", ["sleep", "1000"])
+    daemon.start()
+    for path in (shared / "c.sock", shared / "nothing.sock"):
+        assert where.find(str(path), None, {}, os.geteuid()) is None
+    found = where.find(str(shared / "c.sock"), str(daemon.state), {}, os.geteuid())
+    assert found is not None
+    assert [one for one in examine(found) if one.level != OK and one.about not in HOST] == []
 
 
 def restart(daemon: Daemon, command: str) -> None:

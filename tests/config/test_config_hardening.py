@@ -141,7 +141,7 @@ NAMES = "capability by name; the nearest is"
         ("limits", {"core": 2**63}, f"{2**63} for core", LIMIT),
         ("limits", {"core": True}, "true for core", LIMIT),
         ("limits", {"core": "1G"}, '"1G" for core', LIMIT),
-        ("limits", {"core": [1, 2]}, "[1, 2] for core", LIMIT),
+        ("limits", {"core": [1, 2]}, "a list for core", LIMIT),
         ("limits", {"core": {"soft": 1}}, 'core without "hard"', "both of them"),
         ("limits", {"core": {}}, 'core without "soft"', "both of them"),
         ("limits", {"core": {"max": 1}}, '"max" in core', '"soft" and "hard"'),

@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskmaster.config.jobfile import JOB_KEYS
+from taskmaster.config.keys import Key
+from taskmaster.config.kinds import Refused
 from taskmaster.config.secrets import holds_secret
 
 PATTERN = r"(?i)pass|secret|token|key"
@@ -34,6 +37,8 @@ PATTERN = r"(?i)pass|secret|token|key"
         ({"environment": {"production": {"SECRET": "x"}}}, True),
         ({"apiKey": "x"}, True),
         ({"limits": {"nofile": 5}}, False),
+        ({"envFile": {"API_KEY": "x"}}, True),
+        ({"dir": {"API_KEY": "x"}}, True),
         ([], True),
         ("x", True),
         (None, True),
@@ -42,6 +47,26 @@ PATTERN = r"(?i)pass|secret|token|key"
 def test_by_name(members: object, holds: bool) -> None:
     """A name that matches and has a value is one, in every form that people give their variables."""
     assert holds_secret(json.dumps(members).encode(), PATTERN) is holds
+
+
+def refusal(row: Key, value: object) -> str:
+    """What the error says of a value that is not of the key's kind; empty where it is."""
+    try:
+        row.kind.parse(value)
+    except Refused as refused:
+        return refused.found + refused.accepted
+    return ""
+
+
+@pytest.mark.parametrize("row", JOB_KEYS, ids=lambda row: row.name)
+def test_variables_under_a_wrong_key_are_not_told(row: Key) -> None:
+    """Whatever key somebody puts his variables under, the error does not show them."""
+    for value in (
+        {"API_KEY": "LEAKED"},
+        ["API_KEY=LEAKED"],
+        [{"name": "API_KEY", "value": "LEAKED"}],
+    ):
+        assert "LEAKED" not in refusal(row, value)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"cmd":"a","cmd":"b"}', b" " * 2_000_000])

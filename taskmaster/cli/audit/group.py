@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from taskmaster.cli import options, screen
+from taskmaster.cli import address, options, screen
 from taskmaster.cli.client import Client
 from taskmaster.cli.main import EXIT_INTERRUPTED
 from taskmaster.cli.options import Function
@@ -193,6 +193,11 @@ def show(settings: options.Settings, utc: bool, wanted: str, files: Sequence[str
         return show.run(log, wanted, utc=utc, as_json=settings.as_json)
 
 
+def _is_named(settings: options.Settings) -> bool:
+    """Whether a server was named, so that the files of a taskmasterd at its default place are not meant."""
+    return settings.server is not None or bool(os.environ.get(address.SERVER_VARIABLE))
+
+
 @contextlib.contextmanager
 def _client(settings: options.Settings) -> Iterator[Client]:
     """A connection to the server that is asked, made when first used."""
@@ -227,6 +232,11 @@ def verify(
     """Prove that no record was changed, removed or added."""
     from taskmaster.cli.audit import verify
 
+    if not files and _is_named(settings):
+        from taskmaster.cli.audit import remote
+
+        with _client(settings) as client:
+            files = [remote.log_path(client)]
     return verify.run(files, key=key, key_file=key_file, heads=heads, as_json=settings.as_json)
 
 
@@ -238,4 +248,8 @@ def keygen(settings: options.Settings, path: str | None, force: bool) -> int:
     """Make a sealing key; the verification key is shown once."""
     from taskmaster.cli.audit import keygen
 
+    if path is None and _is_named(settings):
+        raise click.UsageError(
+            "the key is a file of the daemon's host: name it with --file (auditSealFile of its configuration)."
+        )
     return keygen.run(path, force=force, as_json=settings.as_json)

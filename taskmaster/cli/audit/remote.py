@@ -77,6 +77,23 @@ def of_daemon(client: Client, timeout_s: float, *, named: bool) -> Files | Told:
     return Told(client, f"the audit log of {client.address}", timeout_s)
 
 
+def log_path(client: Client) -> str:
+    """Where the daemon's log is, on this machine. Raises TaskmasterError, for one elsewhere as well."""
+    offline = "audit verify needs no taskmasterd where the log is named: audit verify FILE"
+    try:
+        reply, found = _asked(client, {"cursor": "end"})
+    except Unavailable as error:
+        raise Unavailable(f"{error} {offline}.") from None
+    _refused(found)
+    path = os.fsdecode(outcomes.field(reply, "file"))
+    if not _is_here(path, str(reply.get("cursor", ""))):
+        raise TaskmasterError(
+            f"audit verify: {screen.escape(path)} of {client.address} is no file that can be read here; "
+            f"{offline}"
+        )
+    return path
+
+
 def _asked(client: Client, fields: dict[str, Any]) -> tuple[dict[str, Any], outcomes.Outcome]:
     reply = next(client.ask([{"command": "audit"} | fields]))
     return reply, outcomes.outcome(None, reply, "audit")

@@ -99,10 +99,11 @@ class Daemon:
         anew = around.start if pid is None else f"kill -KILL {pid}; {around.start}"
         if not has_socket and where.server.path == f"{where.state}/control.sock":
             text = (
-                f"{who} runs, and there is no control.sock here: it was removed, or is elsewhere (-c names "
-                "it). Jobs run on when taskmasterd is started anew"
+                f"{who} runs, and there is no control.sock here: it was removed, or is elsewhere, as "
+                "socket in the configuration says. Jobs run on when taskmasterd is started anew"
             )
-            self._is_ill(text, anew)
+            ctl = f"taskmasterctl -c SOCKETPATH doctor --state {shlex.quote(where.state)}"
+            self._is_ill(text, f"{ctl}, if it is elsewhere; else {anew}")
             return
         client = Client(where.server, ANSWER_S)
         try:

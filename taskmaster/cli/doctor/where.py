@@ -25,7 +25,8 @@ class Where:
 def find(
     server: str | None, state: str | None, environ: Mapping[str, str], euid: int
 ) -> Where | None:
-    """What -c, --state and the environment name; None where that is only a TCP port."""
+    """What -c, --state and the environment name; None where that names no state directory: a TCP port, or a
+    socket in a folder that is none (``socket`` of the daemon's configuration)."""
     named = server is not None or bool(environ.get(address.SERVER_VARIABLE))
     asked = address.choose(server, environ, euid)
     if state is not None:
@@ -38,10 +39,23 @@ def find(
     else:
         asked = asked if asked.path else Address(path=_default_socket(environ, euid))
         state = os.path.dirname(os.path.abspath(asked.path))
+        if named and not _may_be_state(state):
+            return None
     ctl = "taskmasterctl" if server is None else f"taskmasterctl -c {shlex.quote(server)}"
     defaults = [os.path.dirname(path) for path in address.socket_candidates(environ, euid)]
     start = "taskmasterd" if state in defaults else "taskmasterd (with the -c CONFIG it always has)"
     return Where(state, asked, ctl=ctl, start=start)
+
+
+def _may_be_state(folder: str) -> bool:
+    """Whether there is a daemon's lock in it, or it cannot be known."""
+    try:
+        os.stat(f"{folder}/lock", follow_symlinks=False)
+    except PermissionError:
+        return True
+    except OSError:
+        return not os.path.isdir(folder)
+    return True
 
 
 def _default_socket(environ: Mapping[str, str], euid: int) -> str:
