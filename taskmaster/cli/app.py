@@ -293,8 +293,8 @@ def history(
 
 @command(
     click.argument("job"),
-    click.argument("old", metavar="[A", required=False, callback=_version),
-    click.argument("new", metavar="[B]]", required=False, callback=_version),
+    click.argument("old", metavar="[A]", required=False, callback=_version),
+    click.argument("new", metavar="[B]", required=False, callback=_version),
 )
 def diff(
     settings: options.Settings, client: Client, job: str, old: str | None, new: str | None

@@ -185,7 +185,7 @@ class JobStore:
         else:
             how = "; by other means than taskmasterd" if found else ""
         now = f"its sha256 is {found}{how}" if found else f"there is none{how}"
-        wanted = f"is not {if_hash}" if if_hash else "there was to be none"
+        wanted = f"its sha256 was to be {if_hash}" if if_hash else "there was to be none"
         raise Conflict(f"{file} is another by now: {now}; {wanted}. Nothing was changed.")
 
     def note(self, name: str, data: bytes, *, who: str, reason: str = "") -> None:
