@@ -114,7 +114,7 @@ class Dispatcher:
                 fields["sha256"], fields["size"] = sha256(query.data), len(query.data)
             if query.wait_s is not None:
                 fields["wait"] = query.wait_s
-            if query.reason:
+            if query.reason and not exchange.reads:
                 fields["reason"] = query.reason
             exchange.reply = self._gate.refusal(session.rights, query)
             exchange.refused = exchange.reply is not None

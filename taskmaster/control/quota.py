@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-#: What a refused command costs: refusals are on record one by one, and a flood of them must not push
-#: what matters out of the log.
+#: What a refused command costs, or one that is no valid query: they are on record one by one, and a flood
+#: of them must not push what matters out of the log.
 REFUSED_COST: Final = 100.0
 #: Identities that are remembered beyond those that are connected.
 _REMEMBERED: Final = 4096
@@ -40,7 +40,7 @@ class Account:
         return tokens >= 1
 
     def refused(self) -> None:
-        """The command that was taken last is refused, which costs more."""
+        """The command that was taken last is refused or invalid, which costs more."""
         self._tokens -= min(REFUSED_COST, self._quotas.burst) - 1
 
     def leave(self) -> None:

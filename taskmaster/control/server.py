@@ -33,8 +33,11 @@ from taskmaster.wire import replies
 from taskmaster.wire.frames import Allowance
 
 _BACKLOG: Final = 1024
-#: Of unfinished frames, all clients together; one alone may send maxFrameBytes.
+#: Of unfinished frames, all clients together, and as much again root and the daemon's own user; one alone
+#: may send maxFrameBytes.
 _ALLOWANCE_BYTES: Final = 64 * 1024 * 1024
+#: The largest frame of a client that no rule is for: room for every refusal, not for a file.
+_STRANGER_BYTES: Final = 64 * 1024
 #: Accepted before the loop gets its turn.
 _ACCEPTS_A_TURN: Final = 16
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -75,7 +78,10 @@ class Server:
         self._say = say
         self._max_clients = max_clients
         self._max_frame_bytes = max_frame_bytes
-        self._allowance = Allowance(max(_ALLOWANCE_BYTES, 4 * max_frame_bytes))
+        allowed = max(_ALLOWANCE_BYTES, 4 * max_frame_bytes)
+        self._allowance = Allowance(allowed)
+        #: Of those who may do everything: what others leave unfinished must not keep them from pushing.
+        self._own_allowance = Allowance(allowed)
         self._listeners: list[tuple[int, Watch]] = []
         self._kinds: list[tuple[str, str]] = []
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
@@ -275,12 +281,13 @@ class Server:
     def _begin(
         self, fd: int, peer: Peer, rights: Rights, account: Account | None, channel: Channel
     ) -> Session:
+        stranger = not (rights.everything or rights.rules)
         session = Session(
             self._loop,
             fd,
             peer,
-            self._max_frame_bytes,
-            self._allowance,
+            min(self._max_frame_bytes, _STRANGER_BYTES) if stranger else self._max_frame_bytes,
+            self._own_allowance if rights.everything else self._allowance,
             self._dispatcher,
             rights,
             account,

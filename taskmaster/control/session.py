@@ -38,6 +38,8 @@ MAX_OUTBOUND: Final = 8 * 1024 * 1024
 STALL_S: Final = 10.0
 #: How long a client that has sent its last query, and perhaps has gone, may wait for outcomes, seconds.
 HALF_CLOSED_S: Final = 15.0
+#: Characters of a command that there is not, in the log.
+_WORD: Final = 64
 
 
 class Session:
@@ -123,8 +125,11 @@ class Session:
         try:
             query: Query | None = parse_query(frame)
         except UnusableQuery as error:
-            exchange = dispatcher.begin(self, None, error.query_id, error.command)
+            word = ascii(error.command)[1:-1][:_WORD]
+            exchange = dispatcher.begin(self, None, error.query_id, word)
             exchange.reply = replies.invalid(str(error))
+            if self._account is not None:
+                self._account.refused()  # it is on record as a refusal is
         except InvalidQuery as error:
             self._broken(error)
             return
@@ -321,4 +326,6 @@ def _sees(before: Exchange, change: Exchange) -> bool:
     return change.query.job is None or change.query.job == before.query.job
 
 
-_CHANGES_LIST: Final = frozenset({Command.PUSH, Command.DELETE, Command.RELOAD, Command.RESTART})
+_CHANGES_LIST: Final = frozenset(
+    {Command.PUSH, Command.DELETE, Command.RELOAD, Command.RESTART, Command.ROLLBACK}
+)

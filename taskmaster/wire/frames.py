@@ -26,7 +26,7 @@ MAX_LINK_FRAME: Final = 16 * 1024 * 1024
 
 
 class Allowance:
-    """How many bytes of unfinished frames all connections together may hold: ``max_bytes``."""
+    """How many bytes of unfinished frames all connections that share it may hold: ``max_bytes``."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

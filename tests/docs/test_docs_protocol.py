@@ -120,6 +120,7 @@ def test_limits() -> None:
     for sentence in (
         f"A job file: {keys.MAX_BYTES >> 20} MiB.",
         f"of all clients together: {server._ALLOWANCE_BYTES >> 20} MiB",
+        f"that no rule is for, {server._STRANGER_BYTES >> 10} KiB.",
         f"at most {pages.PAGE_BYTES >> 10} KiB (of a longer line",
         f"at most {review.MAX_WAITING} wait, others are answered at once",
         f"up to {versions._PAGE} of them, newest first. At most {history.KEPT} are kept",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
 import time
 
 import pytest
-from running import Client, query, wait_for
+from running import Client, b64, query, wait_for
 from strangers import NOBODY, as_user, needs_root
 
 VIEWER = [{"role": "viewer", "users": ["nobody"]}]
@@ -73,24 +75,87 @@ def test_slow_down(shared, tcp):
 
 
 @needs_root
-def test_a_flood_of_refusals_does_not_fill_the_log(shared):
-    """Ten thousand commands of somebody who may do nothing leave a hundred records, and all are answered."""
-    daemon = shared(access=[])
+@pytest.mark.parametrize(
+    ("access", "frame", "answer"),
+    [
+        ([], query("stop", "web", codes=True), "fail"),
+        ([], query("\1" * 64, codes=True), "invalid"),
+        (VIEWER, query("\\" * 80), "invalid"),
+        (VIEWER, query("start", "web", wait=-1, reason="because" * 99), "invalid"),
+    ],
+)
+def test_a_flood_of_refusals_does_not_fill_the_log(shared, access, frame, answer):
+    """Ten thousand commands that are refused or invalid leave a hundred records, and all are answered."""
+    daemon = shared(access=access)
 
     def flood():
         with Client(daemon.socket) as client:
-            words = []
+            replies = []
             for _ in range(20):
-                client.send(query("stop", "web", codes=True) * 500)
-                words += [client.reply()["code"] for _ in range(500)]
-            return words
+                client.send(frame * 500)
+                replies += [client.reply() for _ in range(500)]
+            return [
+                one["response"] if not one["error"].startswith("Slow down") else "slow down"
+                for one in replies
+            ]
 
     before = daemon.audit_file.stat().st_size
-    codes = as_user(NOBODY, flood).result
-    assert set(codes) == {"not-permitted", "slow-down"}
-    assert codes[:10] == ["not-permitted"] * 10
+    answers = as_user(NOBODY, flood).result
+    assert set(answers) == {answer, "slow down"}
+    assert answers[:10] == [answer] * 10
     assert daemon.audit_file.stat().st_size - before < 250_000
-    assert daemon.status("web")["state"] == "RUNNING"
+    assert max(len(line) for line in daemon.audit_file.read_bytes().splitlines()) < 1300
+    with Client(daemon.socket) as client:  # root is not slowed down
+        client.send(query("dance") * 500)
+        assert {client.reply()["response"] for _ in range(500)} == {"invalid"}
+        assert client.ask("status", "web", reason="to see")["response"] == "status"
+    assert daemon.events("command.requested", command="dance")
+    assert "reason" not in daemon.events("command.requested", command="status")[-1]
+
+
+@needs_root
+@pytest.mark.parametrize(("access", "cut"), [(VIEWER, 4), ([], 20)])
+def test_unfinished_frames_do_not_keep_root_out(shared, access, cut):
+    """While others hold all the unfinished input there may be, root pushes a large file all the same."""
+    daemon = shared(access=access)
+    address, root = ("127.0.0.1", daemon.port), daemon.client()
+    root.ask("list")
+    job = json.dumps({"cmd": "true", "autoStart": False}) + " " * 900_000
+    frame = b'{"command":"push","job":"' + b64("x").encode() + b'","data":"'
+    frame += b"A" * (4 * 1024 * 1024 - 1024 - len(frame))
+
+    def crowd():
+        with contextlib.ExitStack() as stack:
+            kept = [stack.enter_context(Client(address).socket) for _ in range(20)]
+            for one in kept:
+                with contextlib.suppress(OSError):
+                    one.sendall(frame)
+            wait_for(lambda: len(select.select(kept, [], [], 0.1)[0]) >= cut, "cut off")
+            return root.ask("push", "large", data=job)
+
+    assert as_user(NOBODY, crowd).result["response"] == "success"
+
+
+def test_list_before_a_rollback_does_not_see_it(make_daemon):
+    """Of a deleted job that a later command on the same connection rolls back, a list shows nothing."""
+    daemon = make_daemon()
+    daemon.job("slow", ["sleep", "1000"], startTime=1000)
+    daemon.start()
+    with daemon.client() as client:
+        assert client.ask("push", "gone", data='{"cmd":"true"}')["response"] == "success"
+        assert client.ask("delete", "gone", wait=60)["response"] == "success"
+        client.send(
+            query("status", "slow", wait=1)
+            + query("list")
+            + query("rollback", "gone")
+            + query("list")
+        )
+        replies = [client.reply() for _ in range(4)]
+    assert [one["response"] for one in replies] == ["fail", "list", "success", "list"], replies
+    before, after = (
+        [job["name"] for job in json.loads(replies[number]["data"])["jobs"]] for number in (1, 3)
+    )
+    assert (before, sorted(after)) == (["slow"], ["gone", "slow"])
 
 
 @needs_root
