@@ -100,6 +100,10 @@ class Anomaly:
 
     def _of_a_broken_line(self, last: Link) -> Finding:
         if self._expected_at is None:
+            if self._link is None and self._next is None:
+                return self._inserted(
+                    None, f"a line that is no record stands after record {last.seq}"
+                )
             return self._changed(last.seq + 1)
         what = "a line that is no record" if self._link is None else "a line with a wrong hash"
         return self._inserted(

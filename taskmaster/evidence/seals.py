@@ -12,14 +12,45 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Final
+from typing import Final, NamedTuple
 
-from taskmaster.evidence.chain import canonical
+import msgspec
+
+from taskmaster.evidence.chain import Number, canonical
 
 #: The verification key: 128 bits, in groups that can be written down, and 16 bits to find slips of the pen.
 SEED_BYTES: Final = 16
 _GROUP: Final = 4
 _CHECK_DIGITS: Final = 4
+
+
+class SealFields(msgspec.Struct):
+    """What a seal says, of its record."""
+
+    epoch: Number
+    key: str
+    mac: str
+    sealedSeq: Number  # noqa: N815
+    sealedHash: str  # noqa: N815
+
+
+decode_seal: Final = msgspec.json.Decoder(SealFields).decode
+
+
+class Sealed(NamedTuple):
+    """How far the seals of the keys given prove the log: up to record ``seq``, of ``timestamp``."""
+
+    seq: int
+    timestamp: str
+    epoch: int
+
+
+class Foreign(NamedTuple):
+    """The first seal that was made with none of the keys given."""
+
+    seq: int
+    timestamp: str
+    key: str
 
 
 class MistypedKey(ValueError):

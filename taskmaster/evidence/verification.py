@@ -7,13 +7,14 @@ hostile: whoever may write the log may have written it to mislead this.
 from __future__ import annotations
 
 import hmac
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from taskmaster.evidence.anomaly import Anomaly, Finding, Kind, Place, Standing
 from taskmaster.evidence.chain import NOTHING, Link, Number, link_of
-from taskmaster.evidence.seals import Keys, seal_mac
+from taskmaster.evidence.seals import Foreign, Keys, Sealed, SealFields, decode_seal, seal_mac
 
 SEALED: Final = "audit.sealed"
 REPAIRED: Final = "audit.repaired"
@@ -24,37 +25,29 @@ _MAX_EPOCH: Final = 10**7
 _MAX_KEYS: Final = 16
 
 
-class _Seal(msgspec.Struct):
-    epoch: Number
-    key: str
-    mac: str
-    sealedSeq: Number  # noqa: N815
-    sealedHash: str  # noqa: N815
+class _Repair(msgspec.Struct):
+    bytes: Number = 0
+    kept: bool = False
+    skippedBytes: Number = 0  # noqa: N815
+    resumedAfter: Number | None = None  # noqa: N815
 
 
-_decode_seal: Final = msgspec.json.Decoder(_Seal).decode
-
-
-class Sealed(NamedTuple):
-    """How far the seals of the key given prove the log: up to record ``seq``, of ``timestamp``."""
-
-    seq: int
-    timestamp: str
-    epoch: int
+_decode_repair: Final = msgspec.json.Decoder(_Repair).decode
 
 
 class Verification:
-    """``keys``: of the verification key, None without one. ``heads``: hashes that records must have, by number."""
+    """``keys``: of the verification keys that there are. ``heads``: hashes that records must have, by number."""
 
-    def __init__(self, keys: Keys | None, heads: dict[int, str]) -> None:
-        self._keys = keys
+    def __init__(self, keys: Sequence[Keys], heads: dict[int, str]) -> None:
+        self._keys = {one.name: one for one in keys}
         self._heads = heads
         self._missing = dict(heads)
         self._anomaly: Anomaly | None = None
         self._found: Finding | None = None
         self._damage: Place | None = None
-        self._damaged = 0
-        self._epoch: int | None = None
+        self._damaged = self._damaged_bytes = 0
+        #: The last epoch of each key given.
+        self._epochs: dict[str, int] = {}
         #: The first and the last record of the chain.
         self.first: Standing | None = None
         self.last: Standing | None = None
@@ -65,13 +58,15 @@ class Verification:
         #: Lines that are no records and that a record tells of.
         self.accounted = 0
         self.sealed: Sealed | None = None
-        #: Seals by the name of their key; and those that the key given has made, checked.
+        self.foreign: Foreign | None = None
+        #: Seals by the name of their key; and those that the keys given have made, checked, of which keys.
         self.seals: dict[str, int] = {}
         self.checked = 0
+        self.proving: set[str] = set()
         self.first_epoch: int | None = None
 
-    def feed(self, line: bytes, file: str, number: int) -> None:
-        """The next line, with its line end."""
+    def feed(self, line: bytes, file: str, number: int, left_out: int = 0) -> None:
+        """The next line, with its line end; so many bytes of one too long to be a record were left out."""
         link = link_of(line)
         if self._anomaly is not None:
             self._anomaly.look(link, Place(file, number))
@@ -89,14 +84,15 @@ class Verification:
         ):
             self._accept(line, link, Place(file, number))
         else:
-            self._doubt(line, link, Place(file, number))
+            self._doubt(line, link, Place(file, number), left_out)
 
-    def _doubt(self, line: bytes, link: Link | None, place: Place) -> None:
+    def _doubt(self, line: bytes, link: Link | None, place: Place, left_out: int) -> None:
         if link is None:
             self._damage = self._damage or place
             self._damaged += 1
+            self._damaged_bytes += len(line) + left_out
             return
-        if self._damage is not None and not (link.event == REPAIRED and self._follows(link)):
+        if self._damage is not None and not (self._follows(link) and self._tells_of_it(line, link)):
             self._anomaly = Anomaly(self.last, None, self._damage)
             self._anomaly.look(link, place)
         elif self.last is None and not link.hash and not link.prev:
@@ -107,8 +103,24 @@ class Verification:
             self._anomaly = Anomaly(self.last, link, place)
         else:
             self.accounted += self._damaged
-            self._damage, self._damaged = None, 0
+            self._damage, self._damaged, self._damaged_bytes = None, 0, 0
             self._accept(line, link, place)
+
+    def _tells_of_it(self, line: bytes, link: Link) -> bool:
+        """Whether this record of a repair accounts for the lines before it, to the byte."""
+        if link.event != REPAIRED:
+            return False
+        try:
+            repair = _decode_repair(line)
+        except msgspec.ValidationError:
+            return False
+        # A torn line that was kept was given a line end.
+        told = repair.skippedBytes + (repair.bytes + 1 if repair.kept else 0)
+        if self.last is None and repair.resumedAfter == 0:
+            return (
+                told <= self._damaged_bytes
+            )  # rotated files in which was no record are not counted
+        return told == self._damaged_bytes
 
     def _follows(self, link: Link) -> bool:
         if not link.intact:
@@ -187,7 +199,7 @@ class Verification:
     def _seal(self, line: bytes, link: Link, place: Place) -> None:
         last = self.last
         try:
-            seal = _decode_seal(line)
+            seal = decode_seal(line)
         except msgspec.ValidationError:
             self._bad_seal(link, place, "what it says is no seal")
             return
@@ -206,25 +218,31 @@ class Verification:
             else:
                 self._bad_seal(link, place, "it is over another record than the one before it")
             return
-        if self._keys is None or seal.key != self._keys.name:
+        if not self._keys:
             return
+        keys = self._keys.get(seal.key)
+        if keys is None:
+            self.foreign = self.foreign or Foreign(link.seq, link.timestamp, seal.key)
+            return
+        before = self._epochs.get(seal.key)
         if seal.epoch > _MAX_EPOCH:
             self._bad_seal(link, place, f"its epoch is {seal.epoch}")
-        elif self._epoch is not None and seal.epoch != self._epoch + 1:
-            back = "epochs never go back" if seal.epoch <= self._epoch else "seals were taken out"
-            self._bad_seal(link, place, f"epoch {seal.epoch} after epoch {self._epoch}: {back}")
-        elif not hmac.compare_digest(self._mac(self._keys, seal), seal.mac.encode()):
+        elif before is not None and seal.epoch != before + 1:
+            back = "epochs never go back" if seal.epoch <= before else "seals were taken out"
+            self._bad_seal(link, place, f"epoch {seal.epoch} after epoch {before}: {back}")
+        elif not hmac.compare_digest(self._mac(keys, seal), seal.mac.encode()):
             self._bad_seal(link, place, "it was not made with the sealing key of its epoch")
         else:
-            self._epoch = seal.epoch
+            self._epochs[seal.key] = seal.epoch
             self.checked += 1
+            self.proving.add(seal.key)
             if self.first_epoch is None:
                 self.first_epoch = seal.epoch
             if last is not None:
                 self.sealed = Sealed(last.link.seq, last.link.timestamp, seal.epoch)
 
     @staticmethod
-    def _mac(keys: Keys, seal: _Seal) -> bytes:
+    def _mac(keys: Keys, seal: SealFields) -> bytes:
         key = keys.of(seal.epoch)
         return seal_mac(key, seal.key, seal.epoch, seal.sealedSeq, seal.sealedHash).encode()
 
@@ -276,22 +294,3 @@ class Verification:
             f"record {head}, which the head names, is not in these files: they begin with record "
             f"{first.link.seq}",
         )
-
-
-def summary(seen: Verification) -> dict[str, Any]:
-    """What the chain covers, for programs: plain values only."""
-    first, last = seen.first, seen.last
-    return {
-        "records": 0 if first is None or last is None else last.link.seq - first.link.seq + 1,
-        "first": None
-        if first is None
-        else {"seq": first.link.seq, "timestamp": first.link.timestamp},
-        "last": None if last is None else {"seq": last.link.seq, "timestamp": last.link.timestamp},
-        "head": None if last is None else f"{last.link.seq}:{last.link.hash}",
-        "beginsWithTheLog": first is not None and first.link.prev == NOTHING,
-        "unchained": seen.unchained,
-        "linesAccountedFor": seen.accounted,
-        "seals": seen.seals,
-        "sealsChecked": seen.checked,
-        "sealed": None if seen.sealed is None else dict(seen.sealed._asdict()),
-    }

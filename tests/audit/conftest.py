@@ -63,11 +63,11 @@ def verified(path: Path) -> Callable[..., Verification]:
     """Verify the log with all its files, as ``taskmasterctl audit verify`` does; fails where it is not good."""
 
     def verify(at: Path = path, seed: bytes | None = None) -> Verification:
-        seen = Verification(None if seed is None else Keys(seed), {})
+        seen = Verification([] if seed is None else [Keys(seed)], {})
         for one in logfiles.open_all([str(at)]):
             with one.file:
                 for number, line in enumerate(one.lines(), 1):
-                    seen.feed(line, one.path, number)
+                    seen.feed(line, one.path, number, one.left_out)
         finding = seen.finding()
         assert finding is None, f"{finding.place}: {finding.text}"
         return seen

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskmaster.audit import AuditLog, Event, read_records
+from taskmaster.evidence.verification import Verification
 
 MakeLog = Callable[..., AuditLog]
 Records = Callable[[], list[dict[str, Any]]]
@@ -159,3 +160,14 @@ def test_any_existing_file_is_opened(content: bytes, backup: bytes) -> None:
         assert sum("seq" in record for record in found) >= before + 1
         assert path.read_bytes().endswith(b"\n")
         assert reopen(path)[-1]["seq"] == found[-1]["seq"] + 1
+
+
+def test_repairs_of_any_length_verify(path: Path, verified: Callable[..., Verification]) -> None:
+    """What the daemon has told of is accounted for: lines of any length, torn or whole."""
+    whole = b"z" * 70_000 + b"\nx\n"
+    for damage in (b"z" * 200_000, whole, b"x\n" + bytes(9000), b'{"event":"jo'):
+        reopen(path)
+        with path.open("ab") as file:
+            file.write(damage)
+        reopen(path)
+    assert verified().accounted == 5

@@ -187,6 +187,16 @@ def test_the_quick_look_loses_nothing(records, jobs, commands, ids, users, event
     assert quick == every
 
 
+def test_lines_that_only_look_like_records():
+    """What the verification calls no record is none here, nor is one without hash once the chain has begun."""
+    old = line(1, "job.added", job="payroll").replace(b',"hash":"00"', b"")
+    fakes = [line(seq, "job.changed", job="payroll") for seq in (-1, 2**53 + 1)]
+    bare = line(3, "job.changed", job="payroll").replace(b',"hash":"00"', b"")
+    found, timeline = told([old, line(2, "job.changed", job="payroll"), *fakes, bare])
+    assert [entry.first.seq for entry in found] == [1, 2]
+    assert (timeline.damaged, timeline.first_damaged) == (3, 3)
+
+
 def test_what_is_hidden():
     """Commands that only read, unless refused, asked for by name, or all are asked for."""
     found, _ = told([

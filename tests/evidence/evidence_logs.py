@@ -77,7 +77,7 @@ def verify(
     lines: Iterable[bytes], *, seed: bytes | None = None, heads: dict[int, str] | None = None
 ) -> tuple[Finding | None, Verification]:
     """What the verification finds in the lines of one file."""
-    seen = Verification(None if seed is None else Keys(seed), heads or {})
+    seen = Verification([] if seed is None else [Keys(seed)], heads or {})
     # What was a line end may be none any more, and the other way round.
     for number, line in enumerate(b"".join(lines).splitlines(keepends=True), 1):
         seen.feed(line, "audit.jsonl", number)

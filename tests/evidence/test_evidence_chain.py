@@ -187,6 +187,50 @@ def test_lines_that_the_daemon_has_told_of() -> None:
     assert seen.last.link.seq == 3
 
 
+RUBBISH = b'{"seq":-1,"timestamp":"T","event":"job.added"}\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "repair", "good"),
+    [
+        (RUBBISH, {"skippedBytes": len(RUBBISH), "bytes": 70, "kept": False}, True),
+        (RUBBISH, {"skippedBytes": 0, "bytes": len(RUBBISH) - 1, "kept": True}, True),
+        (b"x\n" + RUBBISH, {"skippedBytes": 2, "bytes": len(RUBBISH) - 1, "kept": True}, True),
+        (RUBBISH, {"skippedBytes": 0, "bytes": 70, "kept": False}, False),
+        (RUBBISH, {"skippedBytes": 0, "bytes": len(RUBBISH) - 1, "kept": False}, False),
+        (RUBBISH * 2, {"skippedBytes": len(RUBBISH), "bytes": 0, "kept": False}, False),
+        (RUBBISH, {"skippedBytes": len(RUBBISH) + 1, "bytes": 0, "kept": False}, False),
+        (RUBBISH, {"skippedBytes": "all"}, False),
+        (RUBBISH, {}, False),
+    ],
+)
+def test_a_repair_accounts_for_its_own_bytes_alone(
+    before: bytes, repair: dict[str, object], good: bool
+) -> None:
+    """Lines put before a true record of a repair are found: it says how many bytes are no records."""
+    writer = Writer()
+    writer.record()
+    writer.lines.append(before)
+    writer.record("audit.repaired", resumedAfter=1, **repair)
+    writer.record()
+    finding, _ = verify(writer.lines)
+    if good:
+        assert finding is None, finding.text
+        return
+    assert finding is not None
+    assert (finding.kind, finding.seq, finding.place.line) == (Kind.INSERTED, None, 2)
+    assert "a line that is no record was inserted between record 1 and record 2" in finding.text
+
+
+def test_what_is_no_record_at_the_end() -> None:
+    """Nothing is said to have been changed where no record is behind it."""
+    for rubbish in (b"junk\n", RUBBISH * 2):
+        finding, _ = verify([*LOG, rubbish])
+        assert finding is not None
+        assert finding.text == "a line that is no record stands after record 20"
+        assert (finding.kind, finding.seq, finding.place.line) == (Kind.INSERTED, None, 21)
+
+
 def test_an_older_log_goes_on_with_a_chain() -> None:
     """Records of before are counted and nothing is said to be proved of them; a number missing is found."""
     old = [b'{"seq":%d,"timestamp":"T","event":"job.added"}\n' % seq for seq in range(1, 6)]

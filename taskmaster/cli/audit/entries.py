@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from taskmaster.evidence.chain import Number
 from taskmaster.wire.queries import READING
 
 REQUESTED = "command.requested"
@@ -38,7 +39,8 @@ class Record(msgspec.Struct, gc=False):
 
     event: str
     timestamp: str
-    seq: int
+    seq: Number
+    hash: str = ""
     id: str | None = None
     command: str | None = None
     job: str | None = None
@@ -145,6 +147,8 @@ class Timeline:
         self._in_order = in_order
         self._pending: dict[str, Entry] = {}
         self._row: deque[Entry] = deque()
+        #: A record with a hash came: from there on one without is none of the daemon's.
+        self._chained = False
         #: Lines that are no records.
         self.damaged = 0
         self.first_damaged = 0
@@ -157,9 +161,12 @@ class Timeline:
         try:
             record = _decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            record = None
+        if record is None or (self._chained and not record.hash):
             self.damaged += 1
             self.first_damaged = self.first_damaged or self._lines
             return
+        self._chained = record.hash != ""
         self.records += 1
         if record.event == REQUESTED:
             entry = Entry()

@@ -211,8 +211,16 @@ def _client(settings: options.Settings) -> Iterator[Client]:
 
 
 @command(
-    click.option("--key", metavar="K", help="The verification key that keygen printed."),
-    click.option("--key-file", metavar="FILE", help="A file with that key in it."),
+    click.option(
+        "--key",
+        "keys",
+        metavar="K",
+        multiple=True,
+        help="The verification key that keygen printed.",
+    ),
+    click.option(
+        "--key-file", "key_files", metavar="FILE", multiple=True, help="A file with that key in it."
+    ),
     click.option(
         "--head",
         "heads",
@@ -224,8 +232,8 @@ def _client(settings: options.Settings) -> Iterator[Client]:
 )
 def verify(
     settings: options.Settings,
-    key: str | None,
-    key_file: str | None,
+    keys: tuple[str, ...],
+    key_files: tuple[str, ...],
     heads: Sequence[str],
     files: Sequence[str],
 ) -> int:
@@ -237,7 +245,7 @@ def verify(
 
         with _client(settings) as client:
             files = [remote.log_path(client)]
-    return verify.run(files, key=key, key_file=key_file, heads=heads, as_json=settings.as_json)
+    return verify.run(files, keys=keys, key_files=key_files, heads=heads, as_json=settings.as_json)
 
 
 @command(

@@ -19,18 +19,22 @@ _BUFFER_BYTES = 1 << 20
 class OpenFile:
     """One file, opened: its daemon may rotate it while it is read."""
 
-    __slots__ = ("file", "path")
+    __slots__ = ("file", "left_out", "path")
 
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self.path, self.file = path, file
+        #: How many bytes of the line that came last were cut off.
+        self.left_out = 0
 
     def lines(self) -> Iterator[bytes]:
         """The lines, each with its line end but perhaps the last; an endless line comes cut off."""
         readline = self.file.readline
         while line := readline(LONGEST_LINE + 1):
+            self.left_out, piece = 0, line
+            while len(piece) > LONGEST_LINE and not piece.endswith(b"\n"):
+                piece = readline(LONGEST_LINE + 1)
+                self.left_out += len(piece)
             yield line
-            while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
-                line = readline(LONGEST_LINE + 1)
 
 
 def open_all(paths: Sequence[str]) -> list[OpenFile]:

@@ -12,8 +12,9 @@ from taskmaster.cli import screen
 from taskmaster.cli.audit import logfiles
 from taskmaster.errors import FileError, InvalidQuery
 from taskmaster.evidence.anomaly import Finding
+from taskmaster.evidence.chain import NOTHING
 from taskmaster.evidence.seals import Keys, MistypedKey, read_key
-from taskmaster.evidence.verification import Verification, summary
+from taskmaster.evidence.verification import Verification
 
 EXIT_NOT_AS_WRITTEN = 1
 _HEAD = re.compile(r"([1-9][0-9]{0,15}):([0-9a-fA-F]{64})", re.ASCII)
@@ -23,8 +24,8 @@ _KEY_FILE_BYTES = 4096
 def run(
     files: Sequence[str],
     *,
-    key: str | None,
-    key_file: str | None,
+    keys: Sequence[str],
+    key_files: Sequence[str],
     heads: Sequence[str],
     as_json: bool,
 ) -> int:
@@ -32,7 +33,7 @@ def run(
 
     Raises InvalidQuery for a head or key that cannot be one, FileError for a file that cannot be read.
     """
-    keys = _keys(key, key_file)
+    of_keys = [_key("--key", key) for key in keys] + [_key_in(file) for file in key_files]
     wanted = dict(_head(text) for text in heads)
     if not files:
         from taskmaster.cli.audit import where
@@ -40,34 +41,31 @@ def run(
         files = [str(where.log_path())]
     opened = logfiles.open_all([os.path.normpath(file) for file in files])
     gc.enable()  # taskmasterctl begins without it; this may take a while
-    seen = Verification(keys, wanted)
+    seen = Verification(of_keys, wanted)
     torn = _read(opened, seen)
     finding = seen.finding()
     paths = [one.path for one in opened]
-    document = _document(seen, finding, paths, torn)
-    unproved = "" if finding is not None else _unproved(seen, keys)
+    unproved = "" if finding is not None else _unproved(seen, of_keys)
+    document = _document(seen, finding, paths, torn) | ({"good": False} if unproved else {})
     if as_json:
         screen.out_json(document | ({"unproved": unproved} if unproved else {}))
     else:
-        _tell(seen, finding, paths, torn=torn, keys=keys, unproved=unproved)
+        _tell(seen, finding, paths, torn=torn, keys=of_keys, unproved=unproved)
     return EXIT_NOT_AS_WRITTEN if finding is not None or unproved else 0
 
 
-def _keys(key: str | None, key_file: str | None) -> Keys | None:
-    if key is not None and key_file is not None:
-        raise InvalidQuery("--key and --key-file: give one of them")
-    source = "--key"
-    if key_file is not None:
-        source = f"--key-file {key_file}"
-        try:
-            with open(key_file, "rb") as file:
-                key = file.read(_KEY_FILE_BYTES).decode("ascii", "replace")
-        except OSError as error:
-            raise FileError(key_file, "", str(error.strerror), "a file with the key") from None
-    if key is None:
-        return None
+def _key_in(path: str) -> Keys:
     try:
-        return Keys(read_key(key))
+        with open(path, "rb") as file:
+            text = file.read(_KEY_FILE_BYTES).decode("ascii", "replace")
+    except OSError as error:
+        raise FileError(path, "", str(error.strerror), "a file with the key") from None
+    return _key(f"--key-file {path}", text)
+
+
+def _key(source: str, text: str) -> Keys:
+    try:
+        return Keys(read_key(text))
     except MistypedKey as error:
         raise InvalidQuery(
             f"{source} is no verification key: {error}; accepted: what audit keygen printed, "
@@ -95,9 +93,9 @@ def _read(opened: Sequence[logfiles.OpenFile], seen: Verification) -> str:
             try:
                 for line in one.lines():
                     number += 1
-                    if one is opened[-1] and not line.endswith(b"\n") and one.file.read(1) == b"":
+                    if one is opened[-1] and not line.endswith(b"\n") and not one.left_out:
                         return f"{path} line {number}"
-                    feed(line, path, number)
+                    feed(line, path, number, one.left_out)
             except OSError as error:
                 raise FileError(
                     path, "", f"that it cannot be read ({error.strerror})", "a log"
@@ -105,12 +103,34 @@ def _read(opened: Sequence[logfiles.OpenFile], seen: Verification) -> str:
     return ""
 
 
-def _unproved(seen: Verification, keys: Keys | None) -> str:
-    if keys is None or seen.checked:
+def _unproved(seen: Verification, keys: Sequence[Keys]) -> str:
+    """Why the keys given do not prove the log; "" where they do, and without any."""
+    for one in keys:
+        if one.name not in seen.proving:
+            others = ", ".join(seen.seals)
+            made = f"the seals here are of key {others}" if others else "no seal is in these files"
+            return f"the key given (it is called {one.name}) proves nothing: {made}"
+    foreign, sealed, last = seen.foreign, seen.sealed, seen.last
+    if foreign is None or last is None:
         return ""
-    others = ", ".join(seen.seals)
-    made = f"the seals here are of key {others}" if others else "no seal is in these files"
-    return f"the key given (it is called {keys.name}) proves nothing: {made}"
+    said = (
+        f"record {foreign.seq}, of {foreign.timestamp}, is a seal of another key ({foreign.key}), "
+        "which may be anybody's"
+    )
+    if sealed is None or sealed.seq < foreign.seq:
+        after = _after(seen)
+        said += f": {after} record{'s' if after != 1 else ''} after the last seal checked "
+        said += "are not proved" if after != 1 else "is not proved"
+    return f"{said}; if the key was changed lawfully, give that one too: --key may be given several times"
+
+
+def _after(seen: Verification) -> int:
+    """How many records come after the last seal that was checked."""
+    last, sealed = seen.last, seen.sealed
+    if last is None or seen.first is None:
+        return 0
+    # The seal itself is one more than what it seals.
+    return last.link.seq - (seen.first.link.seq - 1 if sealed is None else sealed.seq + 1)
 
 
 def _document(
@@ -130,7 +150,7 @@ def _document(
         "finding": found,
         "files": list(paths),
         "halfALine": torn or None,
-        **summary(seen),
+        **_summary(seen),
     }
 
 
@@ -140,7 +160,7 @@ def _tell(
     paths: Sequence[str],
     *,
     torn: str,
-    keys: Keys | None,
+    keys: Sequence[Keys],
     unproved: str,
 ) -> None:
     first, last = seen.first, seen.last
@@ -150,7 +170,7 @@ def _tell(
     said = []
     if last is not None and first is not None:
         count = last.link.seq - first.link.seq + 1
-        good = "good" if finding is None else "good up to there"
+        good = "good up to there" if finding is not None else "not proved" if unproved else "good"
         named = paths[0] if len(paths) == 1 else f"{len(paths)} files, {paths[0]} to {paths[-1]}"
         said.append(
             f"{good}: {count} record{'s' if count > 1 else ''}, {first.link.seq} to {last.link.seq}, "
@@ -192,27 +212,45 @@ def _notes(seen: Verification, torn: str) -> list[str]:
     return notes
 
 
-def _of_seals(seen: Verification, keys: Keys | None) -> list[str]:
+def _of_seals(seen: Verification, keys: Sequence[Keys]) -> list[str]:
     last, sealed = seen.last, seen.sealed
     if not seen.seals or last is None:
         return (
-            []
-            if keys is not None
-            else ["not sealed: who can write the files could have made all of it anew"]
+            [] if keys else ["not sealed: who can write the files could have made all of it anew"]
         )
-    if keys is None:
+    if not keys:
         count = sum(seen.seals.values())
         return [
             f"seals: {count}, not checked, which takes --key; made with key {', '.join(seen.seals)}"
         ]
     if sealed is None:
         return []
-    after = last.link.seq - sealed.seq - 1  # the seal itself is one more
-    said = (
-        f"sealed up to record {sealed.seq}, of {sealed.timestamp} (epochs {seen.first_epoch} to "
-        f"{sealed.epoch})"
-    )
-    if after > 0:
-        records = "record after the seal is" if after == 1 else "records after the seal are"
-        said += f"; {after} {records} chained but not sealed yet"
-    return [said]
+    after = _after(seen)
+    by = f"epochs {seen.first_epoch} to {sealed.epoch}"
+    if len(seen.proving) > 1:
+        by = f"{seen.checked} seals of {len(seen.proving)} keys"
+    records = "1 record after the seal is" if after == 1 else f"{after} records after the seal are"
+    so = "sealed by no key given" if seen.foreign is not None else "not sealed yet"
+    return [
+        f"sealed up to record {sealed.seq}, of {sealed.timestamp} ({by}); "
+        + (f"{records} chained but {so}" if after else "no record after the seal")
+    ]
+
+
+def _summary(seen: Verification) -> dict[str, Any]:
+    """What the chain covers, for programs: plain values only."""
+    first, last = seen.first, seen.last
+    return {
+        "records": 0 if first is None or last is None else last.link.seq - first.link.seq + 1,
+        "first": None
+        if first is None
+        else {"seq": first.link.seq, "timestamp": first.link.timestamp},
+        "last": None if last is None else {"seq": last.link.seq, "timestamp": last.link.timestamp},
+        "head": None if last is None else f"{last.link.seq}:{last.link.hash}",
+        "beginsWithTheLog": first is not None and first.link.prev == NOTHING,
+        "unchained": seen.unchained,
+        "linesAccountedFor": seen.accounted,
+        "seals": seen.seals,
+        "sealsChecked": seen.checked,
+        "sealed": None if seen.sealed is None else dict(seen.sealed._asdict()),
+    }
