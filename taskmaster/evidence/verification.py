@@ -92,7 +92,12 @@ class Verification:
             self._damaged += 1
             self._damaged_bytes += len(line) + left_out
             return
-        if self._damage is not None and not (self._follows(link) and self._tells_of_it(line, link)):
+        if self._damage is not None and link.event == SEALED and self._follows(link):
+            # Made before the daemon was killed, and written by the next one before it tells of the damage.
+            self._accept(line, link, place)
+        elif self._damage is not None and not (
+            self._follows(link) and self._tells_of_it(line, link)
+        ):
             self._anomaly = Anomaly(self.last, None, self._damage)
             self._anomaly.look(link, place)
         elif self.last is None and not link.hash and not link.prev:
@@ -194,6 +199,11 @@ class Verification:
         if self.first is None:
             self.first = self.last
 
+    def _begins_at(self, link: Link) -> int:
+        """Number of the log's first record, which may be this one."""
+        begin = self.unchained_first or (link if self.first is None else self.first.link)
+        return begin.seq
+
     # seals ------------------------------------------------------------------------------------------
 
     def _seal(self, line: bytes, link: Link, place: Place) -> None:
@@ -227,6 +237,9 @@ class Verification:
         before = self._epochs.get(seal.key)
         if seal.epoch > _MAX_EPOCH:
             self._bad_seal(link, place, f"its epoch is {seal.epoch}")
+        elif before is None and seal.epoch and self._begins_at(link) == 1:
+            text = f"its epoch is {seal.epoch}, and the log begins at record 1: the seals before it were taken out"
+            self._bad_seal(link, place, text)
         elif before is not None and seal.epoch != before + 1:
             back = "epochs never go back" if seal.epoch <= before else "seals were taken out"
             self._bad_seal(link, place, f"epoch {seal.epoch} after epoch {before}: {back}")

@@ -268,3 +268,15 @@ def test_an_older_log_goes_on_with_a_chain() -> None:
 def test_what_is_no_record(line: bytes) -> None:
     """Hostile lines are no records, and crash nothing."""
     assert link_of(line) is None
+
+
+def test_a_seal_may_come_before_the_repair_is_told() -> None:
+    """Of a killed daemon the next one writes the seal that was made, and then tells of the damage it has found."""
+    for told, good in ((5, True), (4, False)):
+        writer = Writer()
+        writer.record()
+        writer.lines.append(b"junk\n")
+        writer.seal()
+        writer.record("audit.repaired", bytes=0, kept=False, skippedBytes=told, resumedAfter=1)
+        writer.record()
+        assert (verify(writer.lines)[0] is None) is good

@@ -104,6 +104,25 @@ def test_who_breaks_in_at_noon_cannot_rewrite_the_morning(noon: int) -> None:
             assert finding.kind is Kind.REWRITTEN
 
 
+def test_a_morning_made_anew_with_the_key_of_noon() -> None:
+    """A whole log that begins with a later epoch than the first is none: the seals of the morning are missing."""
+    writer = Writer()
+    for _ in range(3):
+        writer.seals = sealstate.sealed(writer.seals, 1, "0" * 64)
+    writer.record(job="forged")
+    writer.seal()
+    finding, _ = verify(writer.lines, seed=SEED)
+    assert finding is not None
+    assert "the log begins at record 1" in finding.text
+    # What rotation has left of a log begins later, and with whichever epoch that was.
+    rest = Writer(first=500, prev="a" * 64)
+    for _ in range(3):
+        rest.seals = sealstate.sealed(rest.seals, 1, "0" * 64)
+    rest.record(job="there")
+    rest.seal()
+    assert verify(rest.lines, seed=SEED)[0] is None
+
+
 def test_epochs_taken_out() -> None:
     """Records of a whole epoch removed with their seal, numbers and hashes made to fit: a number is missing."""
     writer = Writer()
