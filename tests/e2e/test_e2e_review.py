@@ -332,10 +332,11 @@ def test_hostile_lines(lived, tmp_path):
         {"command": "kill", "id": 5},
         {"command": "kill", "id": "e-4", "timestamp": "\x1b[31mnever"},
     ]
-    lines = [
-        json.dumps({"seq": n, "timestamp": "2026-11-24T09:00:00.000000Z", "event": "command.requested"} | one)
-        for n, one in enumerate(records, 1)
-    ]  # fmt: skip
+    common = {"timestamp": "2026-11-24T09:00:00.000000Z", "event": "command.requested"}
+    # With a hash, as all of the daemon's have: what has none is not shown at all.
+    hashed = common | {"hash": "0" * 64}
+    lines = [json.dumps({"seq": number} | hashed | one) for number, one in enumerate(records, 1)]
+    lines.append(json.dumps({"seq": 9} | common | {"command": "kill", "id": "e-unchained"}))
     foreign = [
         b"\xff\xfe\x00",
         b"",
@@ -363,6 +364,7 @@ def test_hostile_lines(lived, tmp_path):
     assert r"\u202eweb" in first
     assert len(first) < 1500
     assert any(r"\x1b[31mnever" in row for row in rows)
+    assert not any("e-unchained" in row for row in rows)
     done = subprocess.run(
         [sys.executable, "-m", "taskmaster.cli", "audit", str(evil)],
         capture_output=True, text=True, timeout=60,
