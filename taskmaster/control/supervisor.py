@@ -509,10 +509,11 @@ class Supervisor:
         if watchdog.process is not None:
             os.close(watchdog.pidfd)
             code = watchdog.process.exitcode
+            if code is None:
+                # Somebody traces it (strace, a debugger) and has not let go: it is reaped with the orphans then.
+                return None, None
             watchdog.process.close()
-            if code is not None:
-                return (code, None) if code >= 0 else (None, -code)
-            return None, None
+            return (code, None) if code >= 0 else (None, -code)
         # Of the program before this one (then still our child), or of the daemon before (then init's).
         status = reap(watchdog.pid)
         if status is None:
