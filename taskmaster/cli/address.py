@@ -155,6 +155,11 @@ def socket_candidates(environ: Mapping[str, str], euid: int) -> list[str]:
     return found
 
 
+def is_named(named: str | None, environ: Mapping[str, str]) -> bool:
+    """Whether -c or $TASKMASTER_SERVER says which server is meant, so that none at a default place is."""
+    return named is not None or bool(environ.get(SERVER_VARIABLE))
+
+
 def choose(named: str | None, environ: Mapping[str, str], euid: int) -> Address:
     """The server to ask: ``named`` by -c, else $TASKMASTER_SERVER, else the default.
 

@@ -138,7 +138,7 @@ class Access:
             stranger = (Rule(role=Role.VIEWER),) if self._insecure_remote else ()
             who = f"{host} (no certificate)"
             return Rights(who, f"host {host}", None, stranger, everything=False)
-        groups = _groups(uid) if self._groups_matter and uid is not None else frozenset()
+        groups = groups_of(uid) if self._groups_matter and uid is not None else frozenset()
         rules = [
             rule
             for rule in self._rules
@@ -152,7 +152,7 @@ class Access:
         return Rights(who, identity, uid, rules, everything=uid in (0, self._own_uid))
 
 
-def _groups(uid: int) -> frozenset[int]:
+def groups_of(uid: int) -> frozenset[int]:
     """The groups that the user database gives a user, the same for every way in."""
     try:
         entry = pwd.getpwuid(uid)

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from taskmaster.config.access import Role
 from taskmaster.config.jobfile import JOB_KEYS
-from taskmaster.control.access import Rights, applies, refused
+from taskmaster.control.access import Rights, applies, groups_of, refused
+from taskmaster.control.peers import user_name
 from taskmaster.core.spec import JobSpec
 from taskmaster.errors import NotPermitted
 from taskmaster.wire.queries import Command
@@ -80,19 +81,16 @@ def _user(spec: JobSpec, rights: Rights, own_uid: int) -> str | None:
     named = sorted({one for rule in rules for one in rule.run_as or ()})
     if any(rule.run_as is None for rule in rules):
         named.append("the one who pushes it")
-    runs = spec.runas or f"{_name(own_uid)} (no runas: the user of taskmasterd)"
+    runs = (
+        spec.runas
+        or f"{user_name(own_uid) or f'uid {own_uid}'} (no runas: the user of taskmasterd)"
+    )
     return f"the job would run as {runs}; allowed: {', '.join(named) or 'nobody'} (runAs in access)"
 
 
 def _in_group(uid: int, gid: int | None) -> bool:
     """Whether the group is one that the user has anyway."""
-    if gid is None:
-        return True
-    try:
-        entry = pwd.getpwuid(uid)
-        return gid in os.getgrouplist(entry.pw_name, entry.pw_gid)
-    except (KeyError, OSError):
-        return False
+    return gid is None or gid in groups_of(uid)
 
 
 def _output(key: str, path: str | None) -> str | None:
@@ -131,10 +129,3 @@ def _gid(name: str) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         return int(name) if name.isdecimal() else None
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"

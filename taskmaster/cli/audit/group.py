@@ -193,11 +193,6 @@ def show(settings: options.Settings, utc: bool, wanted: str, files: Sequence[str
         return show.run(log, wanted, utc=utc, as_json=settings.as_json)
 
 
-def _is_named(settings: options.Settings) -> bool:
-    """Whether a server was named, so that the files of a taskmasterd at its default place are not meant."""
-    return settings.server is not None or bool(os.environ.get(address.SERVER_VARIABLE))
-
-
 @contextlib.contextmanager
 def _client(settings: options.Settings) -> Iterator[Client]:
     """A connection to the server that is asked, made when first used."""
@@ -240,7 +235,7 @@ def verify(
     """Prove that no record was changed, removed or added."""
     from taskmaster.cli.audit import verify
 
-    if not files and _is_named(settings):
+    if not files and address.is_named(settings.server, os.environ):
         from taskmaster.cli.audit import remote
 
         with _client(settings) as client:
@@ -256,7 +251,7 @@ def keygen(settings: options.Settings, path: str | None, force: bool) -> int:
     """Make a sealing key; the verification key is shown once."""
     from taskmaster.cli.audit import keygen
 
-    if path is None and _is_named(settings):
+    if path is None and address.is_named(settings.server, os.environ):
         raise click.UsageError(
             "the key is a file of the daemon's host: name it with --file (auditSealFile of its configuration)."
         )

@@ -27,7 +27,7 @@ def find(
 ) -> Where | None:
     """What -c, --state and the environment name; None where that names no state directory: a TCP port, or a
     socket in a folder that is none (``socket`` of the daemon's configuration)."""
-    named = server is not None or bool(environ.get(address.SERVER_VARIABLE))
+    named = address.is_named(server, environ)
     asked = address.choose(server, environ, euid)
     if state is not None:
         state = os.path.abspath(state)
