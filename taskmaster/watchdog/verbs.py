@@ -78,7 +78,8 @@ class Verbs:
         """
         if self._deferred or (verb in ("stop", "kill") and self._is_starting()):
             # In order: what is being started is its program in milliseconds, and then stopped. But a start that
-            # hangs (a directory on a dead network disk) holds nobody up for longer than this.
+            # hangs (a directory on a dead network disk), or waits for an end that takes its time, holds nobody up
+            # for longer than this.
             if not self._deferred:
                 self._patience = self._runner.loop.call_in(_IN_ORDER_S, self._out_of_patience)
             self._deferred.append((request, verb, cause))
@@ -86,9 +87,7 @@ class Verbs:
             self._carry_out(request, verb, cause)
 
     def _is_starting(self) -> bool:
-        return any(
-            place.phase is Phase.SPAWNING for pending in self._pending for place in pending.places
-        )
+        return any(_under_way(place) for pending in self._pending for place in pending.places)
 
     def _out_of_patience(self) -> None:
         request, verb, cause = self._deferred.popleft()

@@ -7,7 +7,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from running import Client, b64, query, unb64
+from running import Client, b64, query, unb64, wait_for
 
 LIST = b64('{"jobs":[{"name":"one"},{"name":"two"}]}').encode()
 OLD_LIST = {
@@ -95,6 +95,35 @@ def test_every_command_byte_for_byte(two_jobs, tcp, pieces):
     assert set(status["definition"]) == {"sha256", "stale"}
     assert status["since"].startswith("20")
     assert status["since"].endswith("Z")
+
+
+SLOW_TO_STOP = "trap 'sleep 0.3; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+STUBBORN = "trap '' TERM; echo up; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize(
+    ("script", "outcomes"),
+    [
+        (SLOW_TO_STOP, ["success", "success", "success"]),
+        (STUBBORN, ["success", "fail", "success"]),
+    ],
+)
+def test_a_start_between_stop_and_kill(make_daemon, script, outcomes):
+    """In order: the kill is of what was started, unless the end that the start waits for takes its time."""
+    daemon = make_daemon()
+    daemon.job("one", ["/bin/sh", "-c", script], stopTime=600)
+    daemon.start()
+    daemon.wait_state("one", "RUNNING")
+    wait_for(lambda: "up" in (daemon.logs / "jobs/one/0_stdout.log").read_text())
+    with daemon.client() as client:
+        client.send(query("stop", "one") + query("start", "one") + query("kill", "one"))
+        replies = [client.reply() for _ in range(3)]
+    assert [reply["response"] for reply in replies] == outcomes
+    if "fail" in outcomes:
+        assert "stopped before it was started" in replies[1]["error"]
+    daemon.wait_state("one", "STOPPED")
+    starts = 1 + outcomes[1:2].count("success")
+    wait_for(lambda: len(daemon.events("process.started", job="one")) == starts)
 
 
 def test_a_hundred_in_one_write(two_jobs):
