@@ -191,7 +191,7 @@ def test_a_start_that_a_stop_overtakes_is_no_success(daemon):
         daemon,
         "slow",
         ["/bin/sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.02; done"],
-        stopTime=0.5,
+        stopTime=2,  # longer than a stop waits for a start before it
     )
     log = daemon.logs / "jobs/slow/0_stdout.log"
     wait_for(lambda: log.exists() and b"up" in log.read_bytes())
