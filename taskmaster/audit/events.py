@@ -33,7 +33,7 @@ class Event(str, enum.Enum):
 
     #: The configuration directory was read again and what changed was applied.
     CONFIG_RELOADED = "config.reloaded"
-    #: The daemon's own file cannot be used; the values in force stay.
+    #: The daemon's own file, or the job directory as a whole, cannot be used; what is in force stays.
     CONFIG_REJECTED = "config.rejected"
     #: A job file cannot be used; the definition in force, if any, stays.
     JOBFILE_REJECTED = "jobfile.rejected"
@@ -118,7 +118,7 @@ _WATCHDOG: Final = ("job", "pid")
 
 #: The keys a record of each event may have, beside ``COMMON_KEYS``.
 KEYS: Final[dict[Event, tuple[str, ...]]] = {
-    Event.COMMAND_REQUESTED: (*_COMMAND, "wait", "reason"),
+    Event.COMMAND_REQUESTED: (*_COMMAND, "wait", "force", "reason"),
     Event.COMMAND_COMPLETED: (
         *(*_COMMAND, "outcome", "error", "durationMs"),
         *("before", "after"),

@@ -250,28 +250,41 @@ def list_(settings: options.Settings, client: Client) -> int:
     return commands.show_list(client, settings.as_json)
 
 
+_force = click.option(
+    "--force", is_flag=True, help="Without JOB: even if that removes every job there is."
+)
+
+
 @command(
     _maybe_jobs,
     click.option("--all", "everything", is_flag=True, help="The whole configuration directory."),
+    _force,
     options.reason,
 )
 def reload(
-    settings: options.Settings, client: Client, jobs: Sequence[str], everything: bool
+    settings: options.Settings, client: Client, jobs: Sequence[str], everything: bool, force: bool
 ) -> int:
     """Read a job's file again and apply what changed."""
     if everything == bool(jobs):
         raise click.UsageError("Name a JOB, or --all for the whole configuration directory.")
     if everything:
-        return commands.read_directory(client, settings.as_json)
+        return commands.read_directory(client, settings.as_json, force)
+    _refuse_force(force)
     return _act(settings, client, "reload", jobs, False)
 
 
-@command(_maybe_jobs, options.no_wait, options.reason)
-def restart(settings: options.Settings, client: Client, jobs: Sequence[str]) -> int:
+@command(_maybe_jobs, _force, options.no_wait, options.reason)
+def restart(settings: options.Settings, client: Client, jobs: Sequence[str], force: bool) -> int:
     """Stop and start a job; without JOB, the same as reload --all."""
     if not jobs:
-        return commands.read_directory(client, settings.as_json)
+        return commands.read_directory(client, settings.as_json, force)
+    _refuse_force(force)
     return _act(settings, client, "restart", jobs, settings.wait)
+
+
+def _refuse_force(force: bool) -> None:
+    if force:
+        raise click.UsageError("--force is for the whole configuration directory: name no JOB.")
 
 
 _utc = click.option("--utc", is_flag=True, help="Times in UTC, not in local time.")

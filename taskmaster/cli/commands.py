@@ -39,9 +39,13 @@ def act(
     return _report(command, found, _is_one(words), as_json, waited=wait_s is not None)
 
 
-def read_directory(client: Client, as_json: bool) -> int:
-    """Have the whole configuration directory read again: ``restart`` without a job."""
-    return _report("restart", ask(client, "restart", [None]), True, as_json)
+def read_directory(client: Client, as_json: bool, force: bool) -> int:
+    """Have the whole configuration directory read again: ``restart`` without a job.
+
+    ``force``: even if every job there is would be removed by that.
+    """
+    fields = {"force": True} if force else {}
+    return _report("restart", ask(client, "restart", [None], fields), True, as_json)
 
 
 def push(client: Client, paths: Sequence[str], as_json: bool, if_hash: str | None = None) -> int:

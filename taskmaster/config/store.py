@@ -74,6 +74,10 @@ class JobStore:
                 bad.append(FileError(label, "", "a name that no job can have", accepted))
         return sorted(found), bad
 
+    def is_gone(self) -> bool:
+        """Whether there is no such directory at the moment; it may be a mount that is not there."""
+        return not os.path.lexists(self.directory)
+
     def _listed(self) -> list[str]:
         with self._folder() as folder:
             try:

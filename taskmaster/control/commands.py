@@ -205,7 +205,7 @@ class Commands:
         assert query is not None
         if query.job is None:
             reason = f"restart by {exchange.peer.who()}"
-            self._directory.reload(reason, _change(exchange), exchange.done)
+            self._directory.reload(reason, _change(exchange), exchange.done, force=query.force)
         else:
             self._act(exchange, "restart")
 

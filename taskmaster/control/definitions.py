@@ -145,8 +145,7 @@ class Definitions:
             except FileError as error:
                 self.rejected(job, error)
                 if job.had_state:
-                    job.spec, job.asks_spec = _nothing(name), True
-                    self._supervisor.launching.bring_up(job)
+                    self._adopt_as_it_was(job)
                 continue
             self._put_in_force(job, definition)
             self._supervisor.launching.bring_up(job)
@@ -158,7 +157,31 @@ class Definitions:
                 self._supervisor.act(job, "ensure", None)
 
         for name in self._supervisor.unclaimed():
-            self._stop_vanished(self._supervisor.add(name))
+            if not found and self._supervisor.launching.is_alive(name):
+                self._keep_vanished(self._supervisor.add(name))
+            else:
+                self._stop_vanished(self._supervisor.add(name))
+
+    def _keep_vanished(self, job: Job) -> None:
+        """No job has a file, and this one runs: the directory may not be mounted just now, so it runs on."""
+        job.had_state = True
+        self.rejected(
+            job,
+            FileError(
+                f"{job.name}{names.FILE_SUFFIX}",
+                "",
+                f"no such file, nor one of any other job in {self._folder}",
+                'the directory as it was (is it mounted?); "force": true (taskmasterctl restart --force) '
+                "stops and removes the job",
+            ),
+        )
+        self._adopt_as_it_was(job)
+        job.stopped = self._stops.get(job.name)
+
+    def _adopt_as_it_was(self, job: Job) -> None:
+        """Go by the definition that the job's watchdog has, since no file of it can be used."""
+        job.spec, job.asks_spec = _nothing(job.name), True
+        self._supervisor.launching.bring_up(job)
 
     def _stop_vanished(self, job: Job) -> None:
         """The file went while no daemon ran: a watchdog, found or launched to adopt, is told to end the job."""

@@ -1,6 +1,8 @@
 """The whole job directory read again (``restart`` without a job, SIGHUP): what differs is applied.
 
 What is wrong with one file keeps no other from being applied; all of it is told in one reply at the end.
+But a directory in which no job that is in force has a file any more is not believed: an unmounted or
+vanished folder looks just like that, and every job of the host would be stopped for it.
 """
 
 from __future__ import annotations
@@ -29,11 +31,15 @@ class Directory:
         self._store = store
         self._audit = audit
 
-    def reload(self, reason: str, change_by: Change, done: Done) -> None:
-        """Read it again: new, changed and removed files are applied, and ``done`` names one that could not be."""
+    def reload(self, reason: str, change_by: Change, done: Done, *, force: bool = False) -> None:
+        """Read it again: new, changed and removed files are applied, and ``done`` names one that could not be.
+
+        Where this would remove every job there is, nothing is applied, unless ``force`` is given.
+        """
         try:
-            found, bad = self._store.names()
+            found, bad = self._files(force)
         except FileError as error:
+            self._audit.record(Event.CONFIG_REJECTED, file=error.file, error=str(error))
             done(failed(error))
             return
         errors: list[str] = []
@@ -67,6 +73,17 @@ class Directory:
         for name in change.removed:
             self._begin_removal(jobs[name], change_by, work, errors)
         work.close()
+
+    def _files(self, force: bool) -> tuple[list[str], list[FileError]]:
+        """The files there are, as ``JobStore.names``. Raises FileError where none is of a job in force."""
+        if force:
+            return ([], []) if self._store.is_gone() else self._store.names()
+        found, bad = self._store.names()
+        jobs = self._supervisor.jobs.values()
+        standing = [job.name for job in jobs if job.spec is not None and not job.removing]
+        if standing and not set(standing) & set(found):
+            raise _emptied(str(self._store.directory), sorted(standing))
+        return found, bad
 
     def _begin_reload(self, job: Job, change: Change, work: _Counter, errors: list[str]) -> None:
         work.add()
@@ -118,6 +135,18 @@ class Directory:
             done(replies.fail(f"{errors[0]}{more}; everything else was applied", FileError.code))
         else:
             done(replies.success())
+
+
+def _emptied(directory: str, lost: list[str]) -> FileError:
+    """What is wrong with a directory that has no file of any job in force."""
+    named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+    every = f"all {len(lost)} jobs ({named})" if len(lost) > 1 else f"the only job ({named})"
+    return FileError(
+        directory,
+        "",
+        f"no file of any job that is in force, so that {every} would be stopped and removed; nothing was changed",
+        'the directory as it was (is it mounted?), or "force": true (taskmasterctl restart --force)',
+    )
 
 
 class _Counter:

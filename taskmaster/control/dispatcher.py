@@ -114,6 +114,8 @@ class Dispatcher:
                 fields["sha256"], fields["size"] = sha256(query.data), len(query.data)
             if query.wait_s is not None:
                 fields["wait"] = query.wait_s
+            if query.force and query.command is Command.RESTART and query.job is None:
+                fields["force"] = True
             if query.reason and not exchange.reads:
                 fields["reason"] = query.reason
             exchange.reply = self._gate.refusal(session.rights, query)

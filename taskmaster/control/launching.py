@@ -11,7 +11,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from taskmaster import fifos, syscalls
+from taskmaster import fifos, procfs, syscalls
 from taskmaster.audit import AuditLog, Event
 from taskmaster.control import launch, link
 from taskmaster.control.job import Job, Watchdog
@@ -52,6 +52,27 @@ class Launching:
         self._limits = limits
         self._deadline_s = deadline_s
         self._to_launch: deque[Job] = deque()
+
+    def is_alive(self, name: str) -> bool:
+        """Whether the state folder of this name is that of something alive: a watchdog, or processes on record.
+
+        True where that cannot be seen: what may be alive is not treated as gone.
+        """
+        try:
+            directory = self._statedir.job(name)
+        except OSError as error:
+            self._say.error(f"job {name}: whether it runs cannot be seen: {error}")
+            return True
+        try:
+            if self._statedir.holder_of(directory) is not None:
+                return True
+            living = ((procfs.stat(pid), start) for pid, start in recorded(directory, name))
+            return any(one is not None and one.start == start for one, start in living)
+        except OSError as error:
+            self._say.error(f"job {name}: whether it runs cannot be seen: {error}")
+            return True
+        finally:
+            os.close(directory)
 
     def bring_up(self, job: Job) -> None:
         """See to it that the job has a watchdog: one that waits is connected to, else one is launched."""

@@ -95,7 +95,8 @@ class Query(msgspec.Struct):
     ``job`` is the decoded name, not yet known to be a possible one; ``data`` the decoded file;
     ``id`` the client's own id as its JSON text, empty without one; ``wait_s`` None without a wait;
     ``old_dialect`` whether the older key ``cmd`` was used; ``codes`` whether the client asks for the
-    stable code of a failure beside its sentence; ``leave_jobs``, of shutdown, whether the jobs run on.
+    stable code of a failure beside its sentence; ``leave_jobs``, of shutdown, whether the jobs run on;
+    ``force``, of restart without a job, whether it may remove every job there is.
 
     ``reason``: why, in the client's words, one line of printable characters. ``if_hash``, of push and
     rollback: the sha256 that the file must have, "" where there must be none, None for any. ``version``:
@@ -110,6 +111,7 @@ class Query(msgspec.Struct):
     old_dialect: bool = False
     codes: bool = False
     leave_jobs: bool = False
+    force: bool = False
     reason: str = ""
     if_hash: str | None = None
     version: int | str | None = None
@@ -132,6 +134,7 @@ class _Wire(msgspec.Struct, rename="camel"):
     wait: msgspec.Raw = _NULL
     codes: msgspec.Raw = _NULL
     leave_jobs: msgspec.Raw = _NULL
+    force: msgspec.Raw = _NULL
     reason: msgspec.Raw = _NULL
     if_hash: msgspec.Raw = _NULL
     version: msgspec.Raw = _NULL
@@ -189,6 +192,7 @@ def parse_query(frame: bytes) -> Query:
             old_dialect,
             _value(wire.codes) is True,
             _value(wire.leave_jobs) is True,
+            _value(wire.force) is True,
             _reason(_value(wire.reason)),
             _if_hash(command, _value(wire.if_hash)),
             _version(command, _value(wire.version)),
@@ -223,9 +227,10 @@ def _job(command: Command, value: Any) -> str | None:
     needs = NEEDS[command]
     if needs is Needs.NOTHING:
         return None
+    # The published D client sends an empty job where it means none.
+    if needs is Needs.MAYBE_JOB and value in (None, ""):
+        return None
     if value is None:
-        if needs is Needs.MAYBE_JOB:
-            return None
         raise InvalidQuery(f'Command "{command.value}" needs the field "job".')
     try:
         return _base64("job", value).decode("utf-8")

@@ -51,6 +51,17 @@ def test_one_job(make_server, here, line, sent, said):
     assert asked(server) == [{"job": b64("web")} | sent]
 
 
+@pytest.mark.parametrize("line", [["restart", "--force"], ["reload", "--all", "--force"]])
+def test_whole_directory_by_force(make_server, here, line):
+    """Only by force may every job there is be removed; what it is of no use to is refused before it is sent."""
+    server = make_server(Jobs(web="RUNNING"))
+    assert here(server, *line).status == 0
+    assert asked(server) == [{"command": "restart", "force": True}]
+    server = make_server(Jobs(web="RUNNING"))
+    assert here(server, line[0], "web", "--force").status == 2
+    assert asked(server) == []
+
+
 @pytest.mark.parametrize("line", [["restart"], ["reload", "--all"]])
 def test_whole_directory(make_server, here, line):
     """restart without a job and reload --all are the same query, and the output says which."""

@@ -119,9 +119,11 @@ def test_missing_data():
 
 
 def test_what_takes_no_job():
-    """List ignores a job; restart takes one or none."""
+    """List ignores a job; restart takes one or none, and an empty one, which the D client sends, is none."""
     assert parse_query(frame(command="list", job=5)) == Query(Command.LIST)
     assert parse_query(frame(command="restart")) == Query(Command.RESTART)
+    assert parse_query(frame(command="restart", job="")) == Query(Command.RESTART)
+    assert parse_query(frame(cmd="restart", job="")) == Query(Command.RESTART, old_dialect=True)
     assert parse_query(frame(command="restart", job=NGINX)) == Query(Command.RESTART, job="nginx")
     assert '"job"' in str(refused(frame(command="restart", job=5)))
 
@@ -288,7 +290,15 @@ def test_a_number_out_of_range_is_still_json(key):
             refused(query)
 
 
-@pytest.mark.parametrize(("key", "field"), [("codes", "codes"), ("leaveJobs", "leave_jobs")])
+@pytest.mark.parametrize("command", [command for command in Command if NEEDS[command] is Needs.JOB])
+def test_an_empty_job_is_a_name_where_one_is_needed(command):
+    """It is left to the check of names, which says that no job can have it."""
+    assert parse_query(frame(command=command.value, job="", data="")).job == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "field"), [("codes", "codes"), ("leaveJobs", "leave_jobs"), ("force", "force")]
+)
 @pytest.mark.parametrize(
     ("value", "wanted"),
     [("true", True), ("false", False), ("null", False), ("1", False), ('"true"', False)],
@@ -347,6 +357,7 @@ def test_keys_of_some_commands(command, key, field, accepted, refused_ones):
                     "wait",
                     "codes",
                     "leaveJobs",
+                    "force",
                     "reason",
                 )
             )
