@@ -152,19 +152,20 @@ LAWS = {
                 | {"taskmaster.wire", "taskmaster.config", "taskmaster.audit", "taskmaster.errors"}
                 | {"taskmaster.eventloop", "taskmaster.stream", "taskmaster.syscalls"}
                 | {"taskmaster.procfs", "taskmaster.fifos", "taskmaster.children"}
-                | {"taskmaster.sockdiag", "taskmaster.channel"}
+                | {"taskmaster.sockdiag", "taskmaster.channel", "taskmaster.stdio"}
                 | {"taskmaster.__version__"}
             ),
             of="taskmaster",
         ),
     ),
     "cli": Law(
-        "the command line imports errors, wire, evidence and job names, and nothing of the daemon",
+        "the command line imports errors, wire, evidence, job names, and how to ask the kernel who listens",
         lambda path: path.startswith("taskmaster/cli/") and path != DAEMON_FILES,
         imports_beyond(
             frozenset(
                 {"taskmaster.cli", "taskmaster.errors", "taskmaster.wire", "taskmaster.evidence"}
                 | {"taskmaster.core.names", "taskmaster.__version__"}
+                | {"taskmaster.stdio", "taskmaster.sockdiag"}
             ),
             of="taskmaster",
         ),

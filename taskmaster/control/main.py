@@ -1,13 +1,12 @@
 """``taskmasterd``: its command line and exit statuses; everything else is in ``daemon``.
 
-0: ended as told; 1: could not start, or not everything could be stopped; 2: usage; 75: another daemon has
-the state directory; 78: bad configuration.
+0: ended as told; 1: could not start, or not everything could be stopped; 2: usage; 71: the kernel refuses
+what it cannot work without; 75: another daemon has the state directory; 78: bad configuration.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import NoReturn
 
 import click
 
-from taskmaster import __version__
+from taskmaster import __version__, stdio
 from taskmaster.config import daemon as configuration
 from taskmaster.config.daemon import DaemonConfig
-from taskmaster.control import handover
+from taskmaster.control import caller, handover
+from taskmaster.control.handover import HandOver
 from taskmaster.errors import TaskmasterError
 
 
@@ -38,6 +38,11 @@ from taskmaster.errors import TaskmasterError
 @click.version_option(__version__, prog_name="taskmasterd")
 def taskmasterd(config_file: Path | None, detach: bool, check: bool) -> None:
     """Supervise jobs: start, watch and restart their processes, and serve taskmasterctl."""
+    _begin_anew(config_file)
+    handed = None
+    if not check:
+        handed = handover.load()
+        caller.forget(() if handed is None else frozenset(handed.descriptors()))
     try:
         config = configuration.load(config_file, os.environ, os.geteuid())
     except TaskmasterError as error:
@@ -48,8 +53,25 @@ def taskmasterd(config_file: Path | None, detach: bool, check: bool) -> None:
 
         click.echo(f"{config.file or 'defaults'}: good")
         return
-    detached = detach and handover.VARIABLE not in os.environ
-    _serve(config, _detached(config) if detached else None)
+    detached = detach and handed is None
+    _serve(config, handed, _detached(config) if detached else None)
+
+
+def _begin_anew(config_file: Path | None) -> None:
+    """Where the program depends on its caller's directory or character set, execute it without."""
+    try:
+        again = caller.anew(config_file)
+    except OSError:
+        _end(
+            78, f"{config_file}: the directory that it is relative to is gone; -c takes a full path"
+        )
+    if again is None:
+        return
+    command, environment = again
+    try:
+        os.execve(command[0], command, environment)
+    except OSError as error:
+        _end(71, f"cannot execute {command[0]} again, with {command[1:]}: {error.strerror}")
 
 
 def _detached(config: DaemonConfig) -> int:
@@ -64,13 +86,11 @@ def _detached(config: DaemonConfig) -> int:
     return launch.detach(log)
 
 
-def _serve(config: DaemonConfig, writer: int | None) -> NoReturn:
+def _serve(config: DaemonConfig, handed: HandOver | None, writer: int | None) -> NoReturn:
     from taskmaster.control.daemon import Daemon
     from taskmaster.control.launch import report_ready
 
-    handed = handover.load()
-    limits = _raise_limits() if handed is None else handed.limits
-    os.umask(0o022)
+    limits = caller.raise_limits() if handed is None else handed.limits
     try:
         daemon = Daemon(config, limits, handed)
         daemon.start()
@@ -86,13 +106,6 @@ def _serve(config: DaemonConfig, writer: int | None) -> NoReturn:
     _leave(daemon.run())
 
 
-def _raise_limits() -> tuple[tuple[int, tuple[int, int]], ...]:
-    """Take all the descriptors there may be; the jobs get what the daemon was started with."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return ((resource.RLIMIT_NOFILE, (soft, hard)),)
-
-
 def _end(status: int, text: str) -> NoReturn:
     click.echo(f"taskmasterd: {text}", err=True)
     _leave(status)
@@ -106,4 +119,5 @@ def _leave(status: int) -> NoReturn:
 
 def main() -> None:
     """The console script."""
+    stdio.mend()
     taskmasterd(prog_name="taskmasterd")

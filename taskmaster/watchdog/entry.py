@@ -103,9 +103,11 @@ def _serve(launch: Launch) -> int:
         # A POSIX lock: the processes forked from here do not hold it, and a SIGKILL gives it up at once.
         if launch.waits_s:
             # Nothing is served yet, so this may block; if it takes too long, SIGALRM ends it.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, launch.waits_s)
             fcntl.lockf(lock, fcntl.LOCK_EX)
             signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
         else:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
