@@ -9,6 +9,7 @@ watchdogs and jobs have them from there.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 
@@ -24,11 +25,16 @@ def mend() -> None:
         os.set_inheritable(fd, True)
     # Python has None for what was missing when it began, which libraries do not expect.
     if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8")
     if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.stdout = _writer(1)
     if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.stderr = _writer(2)
+
+
+def _writer(fd: int) -> io.TextIOWrapper:
+    raw = io.FileIO(fd, "w", closefd=False)
+    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
 
 
 def _is_open(fd: int) -> bool:
