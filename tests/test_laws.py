@@ -153,7 +153,7 @@ LAWS = {
                 | {"taskmaster.eventloop", "taskmaster.stream", "taskmaster.syscalls"}
                 | {"taskmaster.procfs", "taskmaster.fifos", "taskmaster.children"}
                 | {"taskmaster.sockdiag", "taskmaster.channel", "taskmaster.stdio"}
-                | {"taskmaster.__version__"}
+                | {"taskmaster.__version__", "taskmaster.__file__"}
             ),
             of="taskmaster",
         ),

@@ -20,7 +20,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-import taskmaster
+from taskmaster import __file__ as package
 from taskmaster import syscalls
 
 #: What the kernel calls the daemon, however it was started.
@@ -70,7 +70,7 @@ def anew(config: Path | None) -> tuple[list[str], dict[str, str]] | None:
         changed = True
     if sys.modules["__main__"].__spec__ is not None:
         # The package was found in the directory of the caller, or where it is installed.
-        root = str(Path(taskmaster.__file__).parents[1])
+        root = str(Path(package).parents[1])
         known = environment.get("PYTHONPATH", "").split(os.pathsep)
         if root not in known and sys.path[0] == root:
             environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, known)])

@@ -305,7 +305,7 @@ def restart(daemon: Daemon, command: str) -> None:
     """Start the daemon by the doctor's command, on its own host, so that its orphans stay there."""
     assert "taskmaster.control" in command
     assert str(daemon.config) in command
-    executed = command.replace(" && ", " && exec ")
+    executed = f"exec {command}"
     daemon.pid = daemon.host.start(["/bin/sh", "-c", executed], daemon.messages)
     wait_for(daemon.serves)
 
