@@ -175,6 +175,14 @@ class EventLoop:
             if callback is not None:
                 callback()
 
+    def signals_wait(self) -> bool:
+        """Whether a signal has come and its callback has not been called yet."""
+        if self._wakeup is None:
+            return False
+        look = select.poll()
+        look.register(self._wakeup[0], select.POLLIN)
+        return bool(look.poll(0))
+
     def _note(self, number: int, frame: object) -> None:
         """A handler must exist for the wake-up descriptor to be written."""
         self._noted.add(number)

@@ -5,9 +5,10 @@ It never holds a secret, and it never stops the daemon: a log that cannot be wri
 """
 
 from taskmaster.audit.events import KEYS, Event
+from taskmaster.audit.examining import examine
 from taskmaster.audit.log import AuditLog
 from taskmaster.audit.reading import read_records
 from taskmaster.audit.rendering import Form
 from taskmaster.audit.sink import Sink
 
-__all__ = ["KEYS", "AuditLog", "Event", "Form", "Sink", "read_records"]
+__all__ = ["KEYS", "AuditLog", "Event", "Form", "Sink", "examine", "read_records"]

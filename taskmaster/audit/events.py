@@ -28,7 +28,7 @@ class Event(str, enum.Enum):
     DAEMON_STOPPED = "daemon.stopped"
     #: It re-executed itself in place: same pid, no process touched.
     DAEMON_UPGRADED = "daemon.upgraded"
-    #: The new program could not be executed; the old one goes on.
+    #: Nothing came of an upgrade; the program that ran goes on.
     DAEMON_UPGRADE_FAILED = "daemon.upgrade_failed"
 
     #: The configuration directory was read again and what changed was applied.

@@ -44,6 +44,10 @@ _PASSING: Final = frozenset(
         errno.EFBIG,
     }
 )
+#: Of ``open_log``. O_NONBLOCK: open must not wait for the other end of a FIFO; on a file it means nothing.
+FLAGS: Final = (os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC) | (
+    os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW
+)
 
 
 def user_name(uid: int) -> str:
@@ -64,28 +68,34 @@ def open_log(path: Path) -> int:
     gives it up with the descriptor. It goes, too, when this process closes any other descriptor of the
     same file, so the daemon itself must not read its own log.
     """
-    # O_NONBLOCK: open must not wait for the other end of a FIFO; on a file it means nothing.
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    fd = open_file(path, FLAGS)
     try:
-        fd = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+        lock(fd, path)
+        if os.fstat(fd).st_size == 0:
+            sync_directory(path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_file(path: Path, flags: int) -> int:
+    """Descriptor of a regular file of ours. Raises OSError: ``UNFIT``, else what the system says."""
+    try:
+        fd = os.open(path, flags, 0o600)
     except OSError as error:
         # ELOOP: a symbolic link; EISDIR; ENXIO: a socket, or a device without a driver.
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             found = _kind(os.lstat(path).st_mode)
             raise OSError(UNFIT, found, str(path)) from error
         raise
-    try:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(UNFIT, _kind(about.st_mode), str(path))
-        if about.st_uid != os.geteuid():
-            raise OSError(UNFIT, f"a file of {user_name(about.st_uid)}", str(path))
-        _lock(fd, path)
-        if about.st_size == 0:
-            sync_directory(path)
-    except BaseException:
+    about = os.fstat(fd)
+    found = "" if stat.S_ISREG(about.st_mode) else _kind(about.st_mode)
+    if not found and about.st_uid != os.geteuid():
+        found = f"a file of {user_name(about.st_uid)}"
+    if found:
         os.close(fd)
-        raise
+        raise OSError(UNFIT, found, str(path))
     return fd
 
 
@@ -107,7 +117,8 @@ def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "something that is no regular file")
 
 
-def _lock(fd: int, path: Path) -> None:
+def lock(fd: int, path: Path) -> None:
+    """Take the log's lock. Raises OSError: ``IN_USE``."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -44,7 +44,8 @@ class AuditLog:
 
     ``max_bytes``: a file is rotated before it grows over this. ``backups``: so many older files are
     kept. With 0 for either, the file is never rotated. ``wall_clock``: seconds since 1970, UTC.
-    ``seal``: where the sealing key is, if there is one. ``sink``: gets every record, too.
+    ``seal``: where the sealing key is, if there is one. ``sink``: gets every record, too. ``open_log``: what
+    opens the file and locks it.
 
     Raises FileError where what is at ``path`` can never be a log, or what is at ``seal`` no sealing key; Held
     where another process writes the log. A disk that is full or read-only raises nothing: ``error`` tells,
@@ -60,6 +61,7 @@ class AuditLog:
         wall_clock: Callable[[], float] = time.time,
         seal: Path | None = None,
         sink: Sink | None = None,
+        open_log: Callable[[Path], int] = generations.open_log,
     ) -> None:
         self.path = path
         #: Where the sealing key is, and whether there was one when last looked for.
@@ -67,6 +69,7 @@ class AuditLog:
         self.is_sealing = False
         self._unwritten_seal: Seal | None = None
         self._sink = sink
+        self._open_log = open_log
         #: Why the last attempt to write failed; None when it worked.
         self.error: OSError | None = None
         self._rotates_at = max_bytes if max_bytes > 0 and backups > 0 else None
@@ -122,6 +125,11 @@ class AuditLog:
         """
         self._look_at = 0.0
         self._put(event, self._renderer.render(event, fields))
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode of the file that is written; None where none is open."""
+        return self._identity if self._fd >= 0 else None
 
     def form(
         self, event: Event, fields: Mapping[str, object], *, prefix: str, timed: bool
@@ -439,7 +447,7 @@ class AuditLog:
         self._backlog.torn = 0
 
     def _open(self) -> None:
-        fd = generations.open_log(self.path)
+        fd = self._open_log(self.path)
         try:
             about = os.fstat(fd)
             self._go_on_from(fd, about.st_size)

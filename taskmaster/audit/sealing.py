@@ -41,6 +41,14 @@ class SealFile:
         finally:
             os.close(fd)
 
+    def examine(self) -> None:
+        """Read it and leave everything as it is, also what another process is about to put there."""
+        fd = self._open()
+        try:
+            self._read(fd)
+        finally:
+            os.close(fd)
+
     def seal(self, seq: int, last_hash: str) -> Seal:
         """Seal a log that ends with record ``seq`` of that hash, and evolve the key; the old one is gone then."""
         self._erase_new()

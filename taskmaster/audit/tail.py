@@ -163,9 +163,12 @@ def last_of_backups(path: Path) -> tuple[Last | None, bool]:
     """The newest record in the backups, and whether there are any backups.
 
     A backup that cannot be read, or holds no record, is passed over. Raises OSError where the directory
-    cannot be read, or for want of descriptors or memory.
+    cannot be read, or for want of descriptors or memory; one that is still to be made has no backups.
     """
-    numbers = generations.backup_numbers(path)
+    try:
+        numbers = generations.backup_numbers(path)
+    except FileNotFoundError:
+        return None, False
     for number in numbers:
         try:
             fd = os.open(generations.backup(path, number), READ_FLAGS)

@@ -35,13 +35,24 @@ class JobStore:
     """The job files in ``directory``, for a daemon of user ``uid``; ``clock`` gives the time in UTC.
 
     A missing directory is made, mode 0700. Raises FileError for one that cannot be had, or that others
-    may write to. What a crash left is cleaned up, where the directory can be written to.
+    may write to. What a crash left is cleaned up, where the directory can be written to. ``read_only``: nothing
+    is made and nothing cleaned up.
     """
 
-    def __init__(self, directory: Path, uid: int, *, clock: Callable[[], datetime] = _utc) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        uid: int,
+        *,
+        clock: Callable[[], datetime] = _utc,
+        read_only: bool = False,
+    ) -> None:
         self.directory = directory
         self._uid = uid
         self._clock = clock
+        if read_only:
+            with self._folder():
+                return
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
         except OSError as error:  # EACCES, EROFS, ENOTDIR, EEXIST of something else

@@ -75,7 +75,7 @@ class Dispatcher:
         self.known: dict[tuple[int, bytes], Asked] = {}
         #: Why nothing may be changed any more; empty while it may.
         self.closing = ""
-        #: Nothing is read from anybody: what was asked is to be answered soon.
+        #: Nothing that changes something is begun: what was asked is to be answered soon.
         self.held = False
         #: Where those wait that are no clients yet; None where no TLS is spoken.
         self.handshakes: Handshakes | None = None
@@ -208,6 +208,10 @@ class Dispatcher:
         """A connection was not let in at all; ``kind``: the code of what it was told, if any."""
         self._rejections.add(peer, reason, kind=kind)
 
+    def tell_rejections(self) -> None:
+        """Put on record those that are only counted so far."""
+        self._rejections.flush()
+
     def session_over(self, session: Session, reason: str, unanswered: list[Exchange]) -> None:
         """A client is gone. What it asked for is done all the same, and on record."""
         self.sessions.discard(session)
@@ -225,7 +229,7 @@ class Dispatcher:
     # an upgrade -----------------------------------------------------------------------------------
 
     def hold_all(self) -> None:
-        """Read nothing more from anybody."""
+        """Begin nothing more that changes something; what only reads is answered as ever."""
         self.held = True
         if self.handshakes is not None:
             self.handshakes.hold(True)
@@ -233,7 +237,7 @@ class Dispatcher:
             session.hold(True)
 
     def release_all(self) -> None:
-        """Read again."""
+        """Begin again what is asked."""
         self.held = False
         if self.handshakes is not None:
             self.handshakes.hold(False)
@@ -248,14 +252,12 @@ class Dispatcher:
             exchange is not but for session in self.sessions for exchange in session.unanswered()
         )
 
-    def answer_rest(self, but: Exchange, reply: Reply) -> None:
-        """Give all that have no reply yet this one, ``but`` aside; wait for no handshake any longer."""
+    def answer_rest(self, but: Exchange, goes_on: Reply, not_begun: Reply) -> None:
+        """Give all that wait for something their reply, ``but`` aside; wait for no handshake any longer."""
         if self.handshakes is not None:
             self.handshakes.give_up()
         for session in list(self.sessions):
-            for exchange in session.unanswered():
-                if exchange is not but and not exchange.at_once:
-                    exchange.done(reply)
+            session.answer_rest(but, goes_on, not_begun)
 
     # the way out ----------------------------------------------------------------------------------
 

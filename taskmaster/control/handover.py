@@ -18,11 +18,15 @@ _MAX_BYTES: Final = 1 << 30
 
 
 class HandedListener(msgspec.Struct, frozen=True):
-    """A listening socket; ``kind`` is tcp or unix, ``address`` what it listens on."""
+    """A listening socket; ``kind`` is tcp or unix, ``address`` what it listens on.
+
+    ``file``: device and inode of a Unix socket's file.
+    """
 
     kind: str
     fd: int
     address: str
+    file: tuple[int, int] | None = None
 
 
 class HandedSession(msgspec.Struct, frozen=True):
@@ -47,13 +51,32 @@ class HandedConnection(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """Who asked for the upgrade and waits for the reply: a session by its place, and the query's own id."""
+    """Who asked for the upgrade and waits for the reply: a session by its place, and the query's own id.
+
+    ``sealed``: the reply of a new program is among the last bytes of that session already.
+    """
 
     session: int
     query_id: str
     exchange: str
     took_s: float
     codes: bool
+    sealed: bool = False
+
+
+class Holdings(msgspec.Struct, frozen=True):
+    """What a daemon stands on, by device and inode, so that a program that stands elsewhere can be refused.
+
+    ``lock``: the file in the state directory; ``log``: the audit log's, None where it has none; ``folder``:
+    where its job files are, and which folder that was when it started; ``jobs``: those that have a definition.
+    """
+
+    uid: int
+    lock: tuple[int, int]
+    log: tuple[int, int] | None
+    folder: str
+    folder_id: tuple[int, int] | None
+    jobs: tuple[str, ...]
 
 
 class HandOver(msgspec.Struct, frozen=True):
@@ -61,7 +84,7 @@ class HandOver(msgspec.Struct, frozen=True):
 
     ``reaped``: pid, start time and wait status; ``inherited``: by job, pid and start time of what its dead
     watchdogs had (by "" what may be of several); ``held``: by job, pid, start time and a pidfd of those whose
-    status nobody else may be able to tell.
+    status nobody else may be able to tell. What has a default is not there in what an older program hands over.
     """
 
     version: str
@@ -74,6 +97,7 @@ class HandOver(msgspec.Struct, frozen=True):
     held: dict[str, list[tuple[int, int, int]]]
     asked: Asked | None
     waiting: tuple[HandedConnection, ...] = ()
+    holdings: Holdings | None = None
 
     def descriptors(self) -> list[int]:
         """All that has to survive the exec."""
@@ -89,21 +113,31 @@ class HandOver(msgspec.Struct, frozen=True):
 def save(handed: HandOver) -> int:
     """A memory file that holds it, to be inherited. Raises OSError."""
     fd = os.memfd_create("taskmaster-handover", 0)
-    os.set_inheritable(fd, True)
-    data = memoryview(msgspec.json.encode(handed))
-    while data:
-        data = data[os.write(fd, data) :]
-    os.lseek(fd, 0, os.SEEK_SET)
+    try:
+        os.set_inheritable(fd, True)
+        data = memoryview(msgspec.json.encode(handed))
+        while data:
+            data = data[os.write(fd, data) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
-def load() -> HandOver | None:
-    """What was handed to this program; None where it was started by somebody."""
-    text = os.environ.pop(VARIABLE, "")
+def load(variable: str = VARIABLE) -> HandOver | None:
+    """What was handed to this program; None where it was started by somebody.
+
+    ``variable``: of the environment, which has the descriptor.
+    """
+    text = os.environ.pop(variable, "")
     if not text:
         return None
     with open(int(text), "rb") as file:
-        handed = msgspec.json.decode(file.read(_MAX_BYTES), type=HandOver)
+        return msgspec.json.decode(file.read(_MAX_BYTES), type=HandOver)
+
+
+def inheritable(handed: HandOver, inherit: bool) -> None:
+    """Have its descriptors go on to the next program, or to no other. Raises OSError."""
     for fd in handed.descriptors():
-        os.set_inheritable(fd, False)
-    return handed
+        os.set_inheritable(fd, inherit)

@@ -87,14 +87,21 @@ class Trial(msgspec.Struct):
     output: int
 
 
-def trial(argv: list[str]) -> Trial:
-    """Start a program with nothing but its output to be read. Raises OSError."""
+#: Which descriptor tells a program on trial what it would be handed.
+TRIAL: Final = "TASKMASTER_TRIAL"
+
+
+def trial(argv: list[str], handed: int) -> Trial:
+    """Start a program with nothing but its output to be read, and what it would be handed. Raises OSError.
+
+    ``handed``: an inheritable descriptor.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         pid = os.posix_spawn(
             argv[0],
             argv,
-            os.environ,
+            {**os.environ, TRIAL: str(handed)},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, writer, 1),

@@ -42,15 +42,15 @@ def taskmasterd(config_file: Path | None, detach: bool, check: bool) -> None:
     handed = None
     if not check:
         handed = handover.load()
+        if handed is not None:
+            handover.inheritable(handed, False)
         caller.forget(() if handed is None else frozenset(handed.descriptors()))
     try:
         config = configuration.load(config_file, os.environ, os.geteuid())
     except TaskmasterError as error:
         _end(error.exit_status, str(error))
     if check:
-        # Everything that a start would load: an upgrade asks before it lets go of anything.
-        from taskmaster.control import daemon  # noqa: F401
-
+        _rehearsed(config)
         click.echo(f"{config.file or 'defaults'}: good")
         return
     detached = detach and handed is None
@@ -74,6 +74,21 @@ def _begin_anew(config_file: Path | None) -> None:
         _end(71, f"cannot execute {command[0]} again, with {command[1:]}: {error.strerror}")
 
 
+def _rehearsed(config: DaemonConfig) -> None:
+    """An upgrade asks before it lets go of anything: would the start succeed, too?"""
+    from taskmaster.control import launch
+
+    handed = handover.load(launch.TRIAL)
+    if handed is None:
+        return
+    from taskmaster.control.lifetime.rehearsal import rehearse
+
+    try:
+        rehearse(config, handed)
+    except TaskmasterError as error:
+        _end(error.exit_status, str(error))
+
+
 def _detached(config: DaemonConfig) -> int:
     from taskmaster.control import launch
 
@@ -89,10 +104,15 @@ def _detached(config: DaemonConfig) -> int:
 def _serve(config: DaemonConfig, handed: HandOver | None, writer: int | None) -> NoReturn:
     from taskmaster.control.daemon import Daemon
     from taskmaster.control.launch import report_ready
+    from taskmaster.control.lifetime import identity, premises
+    from taskmaster.control.say import Say
 
+    say = Say(config.verbosity)
     limits = caller.raise_limits() if handed is None else handed.limits
     try:
-        daemon = Daemon(config, limits, handed)
+        if handed is not None:
+            identity.check(config, handed.holdings)
+        daemon = Daemon(config, limits, handed, premises.opened(config, handed, say), say)
         daemon.start()
     except TaskmasterError as error:
         if writer is not None:

@@ -82,8 +82,7 @@ class Server:
         self._allowance = Allowance(allowed)
         #: Of those who may do everything: what others leave unfinished must not keep them from pushing.
         self._own_allowance = Allowance(allowed)
-        self._listeners: list[tuple[int, Watch]] = []
-        self._kinds: list[tuple[str, str]] = []
+        self._listeners: list[tuple[HandedListener, Watch]] = []
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._handshakes: Handshakes | None = None
         if tls is not None:
@@ -118,7 +117,7 @@ class Server:
         self.port = listener.getsockname()[1]
         self.addresses.append(f"{host or '*'}:{self.port}")
         self._kernel.try_out(listener)
-        self._add(listener, "tcp", self._receive_tcp)
+        self._add(listener, "tcp")
 
     def listen_unix(self, path: Path, mode: int) -> None:
         """Listen on a Unix socket of this mode; one that is left from before is replaced. Raises CannotListen."""
@@ -133,6 +132,7 @@ class Server:
                     listener.bind(f"/proc/self/fd/{folder}/{path.name}")
                 finally:
                     os.umask(umask)
+                about = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
             finally:
                 os.close(folder)
             listener.listen(_BACKLOG)
@@ -140,16 +140,18 @@ class Server:
             listener.close()
             raise CannotListen(f"cannot listen on {path}: {error.strerror or error}") from None
         self.addresses.append(str(path))
-        self._add(listener, "unix", self._receive_unix(str(path)))
+        self._add(listener, "unix", (about.st_dev, about.st_ino))
 
-    def hand_over(self) -> list[HandedListener]:
+    def listening(self) -> tuple[HandedListener, ...]:
+        """All listeners, as they would be handed over."""
+        return tuple(one for one, _ in self._listeners)
+
+    def hand_over(self) -> tuple[HandedListener, ...]:
         """Let go of all listeners, for the program that comes."""
-        handed = []
-        for (fd, watch), (kind, address) in zip(self._listeners, self._kinds, strict=True):
+        handed = self.listening()
+        for _, watch in self._listeners:
             self._loop.unwatch(watch)
-            handed.append(HandedListener(kind, fd, address))
         self._listeners.clear()
-        self._kinds.clear()
         self.addresses.clear()
         return handed
 
@@ -157,22 +159,30 @@ class Server:
         """Go on listening where the program before did."""
         self.addresses.append(handed.address)
         listener = socket.socket(fileno=handed.fd)
-        if handed.kind == "unix":
-            self._add(listener, "unix", self._receive_unix(handed.address))
-        else:
+        if handed.kind == "tcp":
             self.port = listener.getsockname()[1]
             self._kernel.try_out(listener)
-            self._add(listener, "tcp", self._receive_tcp)
+        self._add(listener, handed.kind, handed.file)
+
+    def let_in_and_close(self, handed: HandedListener) -> None:
+        """Close a listener of the program before, once all who have knocked there are let in."""
+        os.set_blocking(handed.fd, False)
+        self._accept(handed.fd, self._receiver(handed), _BACKLOG)
+        os.close(handed.fd)
 
     def take_in(self, handed: HandedConnection) -> None:
         """Go on with a connection that the program before has not read from."""
         self._receive_tcp(socket.socket(fileno=handed.fd), handed.address)
 
-    def _add(self, listener: socket.socket, kind: str, receive: Receive) -> None:
-        self._kinds.append((kind, self.addresses[-1]))
+    def _add(self, listener: socket.socket, kind: str, file: tuple[int, int] | None = None) -> None:
         listener.setblocking(False)
-        fd = listener.detach()
-        self._listeners.append((fd, self._loop.watch(fd, lambda: self._accept(fd, receive))))
+        one = HandedListener(kind, listener.detach(), self.addresses[-1], file)
+        receive = self._receiver(one)
+        watch = self._loop.watch(one.fd, lambda: self._accept(one.fd, receive, _ACCEPTS_A_TURN))
+        self._listeners.append((one, watch))
+
+    def _receiver(self, one: HandedListener) -> Receive:
+        return self._receive_unix(one.address) if one.kind == "unix" else self._receive_tcp
 
     def secure(self, tls: ssl.SSLContext) -> None:
         """Use other certificates from the next handshake on."""
@@ -189,15 +199,15 @@ class Server:
         """Take no more clients."""
         if self._handshakes is not None:
             self._handshakes.close()
-        for fd, watch in self._listeners:
+        for one, watch in self._listeners:
             self._loop.unwatch(watch)
-            os.close(fd)
+            os.close(one.fd)
         self._listeners.clear()
 
-    def _accept(self, fd: int, receive: Receive) -> None:
+    def _accept(self, fd: int, receive: Receive, at_most: int) -> None:
         listener = socket.socket(fileno=fd)
         try:
-            for _ in range(_ACCEPTS_A_TURN):
+            for _ in range(at_most):
                 try:
                     connection, address = listener.accept()
                 except BlockingIOError:

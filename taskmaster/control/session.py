@@ -22,7 +22,8 @@ from taskmaster.eventloop import EventLoop, Timer
 from taskmaster.stream import Stream
 from taskmaster.wire import replies
 from taskmaster.wire.frames import END, Allowance, ClientFrames
-from taskmaster.wire.queries import Command, Query, UnusableQuery, parse_query
+from taskmaster.wire.queries import READING, Command, Query, UnusableQuery, parse_query
+from taskmaster.wire.replies import Reply
 
 if TYPE_CHECKING:
     from taskmaster.control.dispatcher import Dispatcher
@@ -76,7 +77,12 @@ class Session:
         self._out_bytes = 0
         self._end_after = False
         self._ended_by_peer: Timer | None = None
-        self._held = False
+        #: Nothing that changes something may be begun.
+        self._held = dispatcher.held
+        #: A frame that came while nothing may be begun: for later, or for the next program.
+        self._kept = b""
+        #: An upgrade was asked for here: whatever comes behind it is for who answers that.
+        self._asks_upgrade = False
         self._decoder = ClientFrames(max_frame_bytes, allowance)
         self._stream = Stream(
             loop,
@@ -135,6 +141,10 @@ class Session:
             return
         else:
             assert query is not None
+            if self._held and not _while_held(query):
+                self._kept = frame + END
+                self._stream.pause(True)
+                return
             exchange = dispatcher.begin(self, query, query.id, query.command.value)
             if exchange.refused:
                 if self._account is not None:
@@ -161,6 +171,8 @@ class Session:
         exchange.size = size
         self._waiting_bytes += size
         self._exchanges.append(exchange)
+        if exchange.command == Command.UPGRADE and exchange.reply is None:
+            self._asks_upgrade = True
         if (
             exchange.reply is None
             and exchange.at_once
@@ -179,7 +191,12 @@ class Session:
             self._stream.pause(True)
 
     def _is_full(self) -> bool:
-        return len(self._exchanges) >= MAX_UNANSWERED or self._waiting_bytes >= MAX_UNANSWERED_BYTES
+        return (
+            len(self._exchanges) >= MAX_UNANSWERED
+            or self._waiting_bytes >= MAX_UNANSWERED_BYTES
+            or self._asks_upgrade
+            or bool(self._kept)
+        )
 
     def _broken(self, error: InvalidQuery) -> None:
         self._dispatcher.rejected(self, str(error))
@@ -213,6 +230,8 @@ class Session:
                 break
             self._exchanges.popleft()
             self._waiting_bytes -= exchange.size
+            if exchange.command == Command.UPGRADE:
+                self._asks_upgrade = False
             query = exchange.query
             self._dispatcher.complete(exchange)
             frame = exchange.reply.frame(
@@ -254,15 +273,29 @@ class Session:
             return
         if self._end_after or (self._ended_by_peer is not None and not self._exchanges):
             self._stream.end()
-        elif not self._held and self._ended_by_peer is None and not self._is_full():
+        elif self._ended_by_peer is None and not self._is_full():
             self._stream.pause(False)
 
     # an upgrade -----------------------------------------------------------------------------------
 
     def hold(self, held: bool) -> None:
-        """Read nothing more, or again."""
+        """Take nothing more that would change something, or again; what only reads is answered as ever."""
         self._held = held
-        self._stream.pause(held)
+        if held:
+            return
+        kept, self._kept = self._kept, b""
+        if kept:
+            self._frame(kept[: -len(END)])
+            self._dispatcher.advance_later(self)
+        if not self._is_full() and self._ended_by_peer is None:
+            self._stream.pause(False)
+
+    def answer_rest(self, but: Exchange, goes_on: Reply, not_begun: Reply) -> None:
+        """Give all that wait for something their reply, ``but`` aside."""
+        behind, self._behind = self._behind, []
+        for exchange in self._exchanges:
+            if exchange is not but and not exchange.at_once:
+                exchange.done(not_begun if exchange in behind else goes_on)
 
     @property
     def waits(self) -> bool:
@@ -273,24 +306,43 @@ class Session:
         """What was asked and not answered yet, in order."""
         return list(self._exchanges)
 
-    def hand_over(self, reply: bytes) -> tuple[int, bytes, bytes, bytes | None] | None:
+    def hand_over(self, but: Exchange, reply: bytes) -> tuple[int, bytes, bytes, bytes | None]:
         """Let go of the connection: descriptor, received and not looked at, not yet sent, and the last bytes
-        of one that cannot go on elsewhere. None: it is over.
+        of one that cannot go on elsewhere.
 
-        ``reply``: what such a one has still to be told, if the new program runs.
+        ``reply``: what a connection over TLS has still to be told, if the new program runs; any other is told
+        then. What is not answered by now, ``but`` aside, is nobody's any more.
         """
-        if self._end_after or self._ended_by_peer is not None or not self._stream.open:
-            self._stream.close("it was ending")
-            return None
         fd, unsent = self._stream.detach()
-        unread = self._decoder.unread()
+        unread = self._kept + self._decoder.unread()
         self._decoder.forget()
         if self._account is not None:
             self._account.leave()
-        if self._channel is PLAIN:
-            return fd, unread, unsent, None
-        # What it sent and nobody has looked at was not begun; the orderly end says as much.
-        return fd, b"", unsent, self._channel.seal(reply, last=True)
+        self._kept = b""
+        unanswered = [one for one in self._exchanges if one is not but]
+        is_ending = self._end_after or self._ended_by_peer is not None or bool(unanswered)
+        if self._ended_by_peer is not None:
+            self._ended_by_peer.cancel()
+        for exchange in unanswered:
+            exchange.done(_NOT_TAKEN)
+            self._dispatcher.complete(exchange)
+        self._exchanges.clear()
+        if self._channel is not PLAIN:
+            # What it sent and nobody has looked at was not begun; the orderly end says as much.
+            return fd, b"", unsent, self._channel.seal(reply, last=True)
+        if is_ending:
+            return fd, b"", unsent, b""
+        return fd, unread, unsent, None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection to hand over."""
+        return self._stream.open
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether only this program can write to the connection."""
+        return self._channel is not PLAIN
 
     def take_over(self, received: bytes, unsent: bytes) -> None:
         """Go on where the program before has let go."""
@@ -313,6 +365,19 @@ class Session:
         self._behind.clear()
         self._dispatcher.session_over(self, reason, list(self._exchanges))
         self._exchanges.clear()
+
+
+#: For a client that had stopped reading before the upgrade.
+_NOT_TAKEN: Final = replies.fail(
+    "The client did not take its replies before taskmasterd was upgraded; this one was not sent."
+)
+#: What must not wait for an upgrade: it is over soon, or it ends that.
+_ALWAYS: Final = frozenset({Command.STOP, Command.KILL, Command.SHUTDOWN})
+
+
+def _while_held(query: Query) -> bool:
+    """Whether a query is served while an upgrade waits for those before it."""
+    return query.command in _ALWAYS or (query.command in READING and query.wait_s is None)
 
 
 def _sees(before: Exchange, change: Exchange) -> bool:

@@ -22,14 +22,15 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 
 
 class StateDirectory:
-    """The locked state directory; ``lock``: the lock as handed over by the program before.
+    """The locked state directory; ``lock``: the lock as handed over by the program before. It has made the
+    folder, and nothing is made then; with -1, for a program on trial, nothing is changed either.
 
     Raises Held where another daemon has it, FileError where it is unfit.
     """
 
     def __init__(self, path: Path, lock: int | None = None) -> None:
         self.path = path
-        self.fd = _private_folder(path)
+        self.fd = _private_folder(path, make=lock is None, mend=lock != -1)
         #: To be handed to the program that this one re-executes: a descriptor of the lock's file that is
         #: closed gives the lock up.
         self.lock = self._take_lock() if lock is None else lock
@@ -118,17 +119,18 @@ class StateDirectory:
             os.close(folder)
 
 
-def _private_folder(path: Path) -> int:
+def _private_folder(path: Path, *, make: bool, mend: bool) -> int:
     accepted = "a folder of the daemon's user with mode 0700, no symbolic link"
     try:
-        os.makedirs(path, 0o700, exist_ok=True)
+        if make:
+            os.makedirs(path, 0o700, exist_ok=True)
         fd = os.open(path, _FOLDER_FLAGS)
     except OSError as error:
         raise FileError("stateDirectory", str(path), error.strerror or "", accepted) from None
     about = os.fstat(fd)
     if about.st_uid != os.geteuid():
         raise FileError("stateDirectory", str(path), f"owner uid {about.st_uid}", accepted)
-    if stat.S_IMODE(about.st_mode) & 0o077:
+    if mend and stat.S_IMODE(about.st_mode) & 0o077:
         # Made by a packager's mkdir or an older umask: ours, so it can be mended on the spot.
         os.fchmod(fd, 0o700)
     return fd

@@ -1,0 +1,1 @@
+"""The daemon's own life: its upgrade, what of it survives that, and its end."""

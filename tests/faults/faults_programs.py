@@ -1,0 +1,42 @@
+"""A copy of the program that a daemon runs, for tests that break it while the daemon runs on."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from running import ROOT, Daemon, wait_for
+
+
+class Program:
+    """The package in a folder of its own. ``change`` upgrades its files, to something that may not work."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.package = folder / "taskmaster"
+        shutil.copytree(
+            ROOT / "taskmaster", self.package, ignore=shutil.ignore_patterns("__pycache__", "cli")
+        )
+        self._kept: dict[Path, str] = {}
+
+    def start(self, daemon: Daemon) -> None:
+        """Start ``daemon`` with this program."""
+        argv = ["/usr/bin/env", "-C", str(self.folder), f"PYTHONPATH={self.folder}"]
+        argv += [sys.executable, "-B", "-m", "taskmaster.control", "-c", str(daemon.config)]
+        daemon.pid = daemon.host.start(argv, daemon.messages)
+        wait_for(daemon.serves, "taskmasterd serves")
+
+    def change(self, file: str, old: str, new: str) -> None:
+        """Replace the first ``old`` in a file of the package; ``restore`` takes it back."""
+        path = self.package / file
+        text = path.read_text()
+        assert old in text, (file, old)
+        self._kept.setdefault(path, text)
+        path.write_text(text.replace(old, new, 1))
+
+    def restore(self) -> None:
+        """As it was when the daemon was started."""
+        while self._kept:
+            path, text = self._kept.popitem()
+            path.write_text(text)
