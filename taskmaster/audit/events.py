@@ -17,6 +17,8 @@ class Event(str, enum.Enum):
     COMMAND_REQUESTED = "command.requested"
     #: The same command's reply, with the same ``id``.
     COMMAND_COMPLETED = "command.completed"
+    #: Commands that were not recorded one by one, with how many they were.
+    COMMAND_COUNTED = "command.counted"
     #: A connection was cut: no frame, another protocol, too large, too slow, or not permitted.
     CLIENT_REJECTED = "client.rejected"
 
@@ -122,6 +124,9 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.COMMAND_COMPLETED: (
         *(*_COMMAND, "outcome", "error", "durationMs"),
         *("before", "after"),
+    ),
+    Event.COMMAND_COUNTED: (
+        *("command", "outcome", "code", "peer", "role", "count", "since", "until"),
     ),
     Event.CLIENT_REJECTED: ("peer", "reason", "count"),
     Event.DAEMON_STARTED: ("pid", "version", "user", "config", "jobs", "listening"),

@@ -34,6 +34,9 @@ _BATCH_BYTES: Final = 1 << 20
 #: again and again without changing anything (``record_read``); else at each flush.
 _LOOK_S: Final = 0.1
 
+#: About how much a record grows by when its gaps are filled: two hashes, its number.
+GAPS_BYTES: Final = 160
+
 #: Mistakes of this program, never the state of the host: these are raised.
 _BUGS: Final = frozenset({errno.EBADF, errno.EFAULT})
 _COMMANDS: Final = frozenset({Event.COMMAND_REQUESTED, Event.COMMAND_COMPLETED})
@@ -70,6 +73,10 @@ class AuditLog:
         self._unwritten_seal: Seal | None = None
         self._sink = sink
         self._open_log = open_log
+        #: Told the size of each record that has a ``cause``, and the cause.
+        self.on_caused: Callable[[str, int], object] = lambda cause, size: None
+        #: The file system is full, and the log lives on what was allocated before.
+        self.on_reserve = False
         #: Why the last attempt to write failed; None when it worked.
         self.error: OSError | None = None
         self._rotates_at = max_bytes if max_bytes > 0 and backups > 0 else None
@@ -123,8 +130,17 @@ class AuditLog:
         While the log cannot be written, commands may take only half of the room there is for waiting
         records: a client that asks and is refused, over and over, must not crowd out what happened.
         """
+        self.put(event, fields)
+
+    def put(self, event: Event, fields: Mapping[str, object]) -> int:
+        """``record``; returns how many bytes of the log it takes, about."""
         self._look_at = 0.0
-        self._put(event, self._renderer.render(event, fields))
+        rendered = self._renderer.render(event, fields)
+        self._put(event, rendered)
+        size = len(rendered[0]) + GAPS_BYTES
+        if "cause" in fields:
+            self.on_caused(str(fields["cause"]), size)
+        return size
 
     @property
     def identity(self) -> tuple[int, int] | None:

@@ -18,7 +18,7 @@ from taskmaster.config import access, keys, kinds, secretnames, tls, trusted
 from taskmaster.config.access import Rule
 from taskmaster.config.jobfile import absolute
 from taskmaster.config.keys import Computed, Key
-from taskmaster.config.kinds import Schema
+from taskmaster.config.kinds import Kind, Schema
 from taskmaster.config.places import Places
 from taskmaster.config.tls import TlsFiles
 from taskmaster.errors import FileError
@@ -50,14 +50,22 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_directory: Path
     state_directory: Path
     verbosity: int
+    log_file: Path | None
+    log_file_max_bytes: int
+    log_file_backups: int
     audit_file: Path
     audit_max_bytes: int
     audit_backups: int
+    audit_keep_days: int
+    audit_bytes_per_day: int
+    audit_reserve_bytes: int
     audit_seal_file: Path | None
     audit_seal_s: float
     audit_anchor_s: float
     audit_sink: str | None
     audit_sink_socket: Path | None
+    history_max_bytes: int
+    job_output_max_bytes: int
     max_frame_bytes: int
     max_clients: int
     max_clients_per_user: int
@@ -68,6 +76,17 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     watchdog_timeout_s: float
     base: Path
     file: Path | None
+
+
+def per_day() -> Kind:
+    """Bytes a day, so many that there is room for a command now and then, or 0."""
+    kind = kinds.whole(1 << 20, 2**40)
+
+    def parse(value: object) -> int:
+        return 0 if kinds.is_number(value) and value == 0 else int(kind.parse(value))
+
+    schema = {"anyOf": [{"const": 0}, kind.schema]}
+    return Kind(f"{kind.accepted}, or 0: no limit", parse, schema)
 
 
 DAEMON_KEYS: Final = (
@@ -172,6 +191,29 @@ DAEMON_KEYS: Final = (
         meaning="On standard error: 0 nothing, 1 connections, 2 errors as well, 3 everything.",
     ),
     Key(
+        name="logFile",
+        kind=kinds.or_null(
+            kinds.path(), "standard error; with --detach LOGDIRECTORY/taskmasterd.log"
+        ),
+        default=None,
+        fields=("log_file",),
+        meaning="The file that the daemon's own messages go to; opened anew at SIGUSR2 and SIGHUP.",
+    ),
+    Key(
+        name="logFileMaxBytes",
+        kind=kinds.whole(0, 2**40, "0: no rotation"),
+        default=10485760,
+        fields=("log_file_max_bytes",),
+        meaning="Size in bytes at which the file of the daemon's messages is rotated.",
+    ),
+    Key(
+        name="logFileBackups",
+        kind=kinds.whole(0, 100),
+        default=4,
+        fields=("log_file_backups",),
+        meaning="Rotated files of the daemon's messages to keep.",
+    ),
+    Key(
         name="auditFile",
         kind=kinds.path(),
         default=Computed("LOGDIRECTORY/audit.jsonl"),
@@ -191,6 +233,27 @@ DAEMON_KEYS: Final = (
         default=10,
         fields=("audit_backups",),
         meaning="Rotated audit logs to keep.",
+    ),
+    Key(
+        name="auditKeepDays",
+        kind=kinds.whole(0, 36500, "0: only size and number count"),
+        default=0,
+        fields=("audit_keep_days",),
+        meaning="For how long no rotated audit log is deleted, however many there are.",
+    ),
+    Key(
+        name="auditBytesPerDay",
+        kind=per_day(),
+        default=268435456,
+        fields=("audit_bytes_per_day",),
+        meaning="How much of the audit log one user's commands may fill in a day.",
+    ),
+    Key(
+        name="auditReserveBytes",
+        kind=kinds.whole(0, 2**30, "0: none"),
+        default=4194304,
+        fields=("audit_reserve_bytes",),
+        meaning="Room that is allocated for the audit log in advance, so that root can act on a full disk.",
     ),
     Key(
         name="auditSealFile",
@@ -226,6 +289,20 @@ DAEMON_KEYS: Final = (
         default=None,
         fields=("audit_sink_socket",),
         meaning="The datagram socket of auditSink, and of the audit log's heads.",
+    ),
+    Key(
+        name="historyMaxBytes",
+        kind=kinds.whole(1 << 20, 2**40),
+        default=268435456,
+        fields=("history_max_bytes",),
+        meaning="What the histories of all job files may take together, in bytes.",
+    ),
+    Key(
+        name="jobOutputMaxBytes",
+        kind=kinds.whole(0, 2**50, "0: no limit"),
+        default=10737418240,
+        fields=("job_output_max_bytes",),
+        meaning="How much output may be kept of a job that somebody with limited rights pushes.",
     ),
     Key(
         name="maxFrameBytes",
@@ -358,6 +435,7 @@ def _filled(values: dict[str, Any], places: Places, file: Path | None) -> Daemon
             "config_directory": jobs,
             "log_directory": logs,
             "state_directory": state,
+            "log_file": None if values.get("logFile") is None else at("logFile"),
             "audit_file": at("auditFile") or logs / "audit.jsonl",
             "audit_seal_file": None if no_seal else at("auditSealFile") or logs / "audit.seal",
             "audit_sink_socket": sink_socket,

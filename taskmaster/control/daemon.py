@@ -18,6 +18,7 @@ from taskmaster.audit import Event
 from taskmaster.config import jobfile, tls
 from taskmaster.config.daemon import DaemonConfig
 from taskmaster.control.access import Access
+from taskmaster.control.allotment import Allotments
 from taskmaster.control.commands import Commands
 from taskmaster.control.definitions import Change, Definitions
 from taskmaster.control.directory import Directory
@@ -36,12 +37,14 @@ from taskmaster.control.lifetime.upgrade import Upgrade
 from taskmaster.control.peers import user_name
 from taskmaster.control.proofs import Proofs
 from taskmaster.control.quota import Quotas
+from taskmaster.control.recording import Recording
 from taskmaster.control.rejections import Rejections
 from taskmaster.control.review import Review
 from taskmaster.control.say import Say
 from taskmaster.control.server import Server
 from taskmaster.control.stops import Stops
 from taskmaster.control.supervisor import Supervisor
+from taskmaster.control.tally import Tally
 from taskmaster.core.lifetime import Effect, Phase
 from taskmaster.errors import FileError
 from taskmaster.eventloop import EventLoop
@@ -101,7 +104,7 @@ class Daemon:
             self._audit,
             self._say,
         )
-        self._rejections = Rejections(self._loop, self._audit, self._say.connection)
+        rejections = Rejections(self._loop, self._audit, self._say.connection)
         quotas = Quotas(
             self._loop.now,
             rate=config.commands_per_second,
@@ -109,7 +112,9 @@ class Daemon:
             max_connections=config.max_clients_per_user,
         )
         gate = Gate(push_enabled=config.push_enabled, reasons=config.require_reason)
-        self._dispatcher = Dispatcher(self._audit, self._say, self._rejections, gate, quotas)
+        allotments = Allotments(self._loop.now, config.audit_bytes_per_day)
+        recording = Recording(self._audit, allotments, Tally(self._loop, self._audit))
+        self._dispatcher = Dispatcher(self._audit, self._say, recording, rejections, gate, quotas)
         self._review = Review(self._audit)
         self._directory = Directory(self._supervisor, self._definitions, self._store, self._audit)
         self._commands = Commands(
@@ -194,6 +199,7 @@ class Daemon:
         loop = self._loop
         loop.on_signal(signal.SIGCHLD, self._supervisor.reaper.collect)
         loop.on_signal(signal.SIGHUP, self._hung_up)
+        loop.on_signal(signal.SIGUSR2, self._say.reopen)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.on_signal(number, self._ending.told_by(number.name))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -265,6 +271,7 @@ class Daemon:
     # signals --------------------------------------------------------------------------------------
 
     def _hung_up(self) -> None:
+        self._say.reopen()
         self._proofs.look()
 
         def done(reply: Reply) -> None:
@@ -294,7 +301,7 @@ class Daemon:
 
     def _leave(self) -> None:
         self._ending.tell()
-        self._rejections.flush()
+        self._dispatcher.tell_counted()
         uptime_s = round(time.monotonic() - self._began, 3)
         self._audit.record(Event.DAEMON_STOPPED, pid=os.getpid(), uptime=uptime_s)
         self._server.stop_listening()

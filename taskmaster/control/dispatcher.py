@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from taskmaster.audit import AuditLog, Event, Form
+from taskmaster.audit.log import GAPS_BYTES
 from taskmaster.config.history import sha256
 from taskmaster.control.access import Rights
 from taskmaster.control.exchange import Exchange
@@ -24,10 +25,11 @@ from taskmaster.control.gate import Gate, slow_down
 from taskmaster.control.handshakes import Handshakes
 from taskmaster.control.peers import Peer
 from taskmaster.control.quota import Quotas
+from taskmaster.control.recording import Recording
 from taskmaster.control.rejections import Rejections
 from taskmaster.control.say import Say
 from taskmaster.control.session import Session
-from taskmaster.errors import SlowDown, TaskmasterError
+from taskmaster.errors import InvalidQuery, SlowDown, TaskmasterError
 from taskmaster.wire import replies
 from taskmaster.wire.queries import Command, Query
 from taskmaster.wire.replies import Reply
@@ -58,12 +60,23 @@ class Asked(msgspec.Struct, frozen=True):
     requested: Form
     completed: Form
 
+    @property
+    def size(self) -> int:
+        """Bytes that its two records take in the log, about."""
+        return len(self.requested.text) + len(self.completed.text) + 2 * GAPS_BYTES
+
 
 class Dispatcher:
     """``readers`` and ``handlers``: what each command does, in two closed tables."""
 
     def __init__(
-        self, audit: AuditLog, say: Say, rejections: Rejections, gate: Gate, quotas: Quotas
+        self,
+        audit: AuditLog,
+        say: Say,
+        recording: Recording,
+        rejections: Rejections,
+        gate: Gate,
+        quotas: Quotas,
     ) -> None:
         self.readers: dict[Command, Reader] = {}
         self.handlers: dict[Command, Handler] = {}
@@ -81,6 +94,7 @@ class Dispatcher:
         self.handshakes: Handshakes | None = None
         self._audit = audit
         self._say = say
+        self._recording = recording
         self._rejections = rejections
         self._gate = gate
         self._quotas = quotas
@@ -122,7 +136,10 @@ class Dispatcher:
             exchange.refused = exchange.reply is not None
         fields["peer"] = session.peer_document
         fields["role"] = _role(session.rights, query)
-        self._audit.record(Event.COMMAND_REQUESTED, **fields)
+        self._recording.requested(exchange, fields)
+        if query is not None and not (exchange.reads or exchange.refused or session.said):
+            session.said = True
+            self._say.connection(f"client {session.peer.who()} connected", session.rights.who)
         return exchange
 
     def too_fast(self, session: Session, query: Query | None, query_id: bytes) -> Exchange:
@@ -168,7 +185,12 @@ class Dispatcher:
             reply = asked.reader(query, session.rights)
         except TaskmasterError as error:
             reply = replies.fail(str(error), error.code)
-        if reply.error is None:
+        if not self._recording.may_read(session.rights, asked.size):
+            role = _role(session.rights, query)
+            self._recording.count_read(
+                session.rights, query.command.value, reply, session.peer, role
+            )
+        elif reply.error is None:
             took_s = time.monotonic() - begun
             self._audit.record_read(asked.requested, asked.completed, self._count, took_s)
         else:
@@ -202,21 +224,26 @@ class Dispatcher:
 
     def rejected(self, session: Session, reason: str) -> None:
         """A connection is cut for what it sent."""
-        self._rejections.add(session.peer, reason)
+        self._rejections.add(session.peer, reason, kind=InvalidQuery.code)
 
     def turned_away(self, peer: Peer, reason: str, kind: str = "") -> None:
         """A connection was not let in at all; ``kind``: the code of what it was told, if any."""
         self._rejections.add(peer, reason, kind=kind)
 
-    def tell_rejections(self) -> None:
-        """Put on record those that are only counted so far."""
+    def tell_counted(self) -> None:
+        """Put on record what is only counted so far: commands, and who was turned away."""
         self._rejections.flush()
+        self._recording.flush()
 
     def session_over(self, session: Session, reason: str, unanswered: list[Exchange]) -> None:
         """A client is gone. What it asked for is done all the same, and on record."""
         self.sessions.discard(session)
         self._advanced.pop(session, None)
-        self._say.connection(f"client {session.peer.who()} gone: {reason}")
+        gone = f"client {session.peer.who()} gone: {reason}"
+        if session.said:
+            self._say.connection(gone, session.rights.who)
+        else:
+            self._say.everything(gone)
         for exchange in unanswered:
             if exchange.reply is not None:
                 self.complete(exchange)
@@ -281,7 +308,7 @@ class Dispatcher:
         if query is not None:
             fields["job"] = query.job
         fields["peer"] = exchange.peer.audit()
-        fields["role"] = _role(exchange.rights, query)
+        fields["role"] = role = _role(exchange.rights, query)
         fields["outcome"] = reply.response
         if reply.error is not None:
             fields["error"] = reply.error
@@ -289,7 +316,7 @@ class Dispatcher:
         if "before" in exchange.outcome:
             assert query is not None
             exchange.outcome["after"] = self.state_of(query.job or "")
-        self._audit.record(Event.COMMAND_COMPLETED, **fields, **exchange.outcome)
+        self._recording.completed(exchange, fields | exchange.outcome, role)
 
     def turn_over(self) -> None:
         """Begin what arrived and answer what can be. Call at the end of each turn of the loop."""

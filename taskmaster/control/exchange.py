@@ -19,7 +19,7 @@ class Exchange:
     """
 
     __slots__ = (
-        *("begun", "command", "completed", "id", "last", "on_reply", "peer", "query"),
+        *("begun", "command", "completed", "counted", "id", "last", "on_reply", "peer", "query"),
         *("outcome", "query_id", "refused", "reply", "rights", "size", "timer"),
     )
 
@@ -48,6 +48,8 @@ class Exchange:
         self.last = False
         #: It was not acted upon at all.
         self.refused = False
+        #: It is counted for the log, not recorded by itself.
+        self.counted = False
         #: What came of it is on record.
         self.completed = False
         #: What the record of its completion has beside the reply: states before and after, sha256.

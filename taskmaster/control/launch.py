@@ -24,7 +24,10 @@ from taskmaster.watchdog.entry import Launch, run
 Child = BaseProcess
 
 #: The signals that the daemon handles. (All of them would take Python 0.5 ms to block and restore.)
-HANDLED: Final = (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+HANDLED: Final = (
+    *(signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM),
+    signal.SIGUSR2,
+)
 
 _context: Final = multiprocessing.get_context("fork")
 

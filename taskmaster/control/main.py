@@ -90,26 +90,26 @@ def _rehearsed(config: DaemonConfig) -> None:
 
 
 def _detached(config: DaemonConfig) -> int:
-    from taskmaster.control import launch
+    from taskmaster.control import launch, messages
 
     try:
         os.makedirs(config.log_directory, 0o750, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        log = os.open(config.log_directory / "taskmasterd.log", flags, 0o640)
+        log = messages.open_file(messages.path_of(config))
     except OSError as error:
         _end(78, f"{error.filename}: {error.strerror}; with --detach, messages go there")
     return launch.detach(log)
 
 
 def _serve(config: DaemonConfig, handed: HandOver | None, writer: int | None) -> NoReturn:
+    from taskmaster.control import messages
     from taskmaster.control.daemon import Daemon
     from taskmaster.control.launch import report_ready
     from taskmaster.control.lifetime import identity, premises
     from taskmaster.control.say import Say
 
-    say = Say(config.verbosity)
     limits = caller.raise_limits() if handed is None else handed.limits
     try:
+        say = Say(config.verbosity, messages.of(config))
         if handed is not None:
             identity.check(config, handed.holdings)
         daemon = Daemon(config, limits, handed, premises.opened(config, handed, say), say)

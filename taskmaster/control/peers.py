@@ -18,6 +18,7 @@ from taskmaster import sockdiag
 from taskmaster.control.holders import Holders
 from taskmaster.errors import NotPermitted
 from taskmaster.sockdiag import SocketDiagnosis
+from taskmaster.wire.queries import cut
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -38,7 +39,7 @@ class Peer(msgspec.Struct, frozen=True, omit_defaults=True):
     def who(self) -> str:
         """For the history of job files, and for people."""
         if self.certificate is not None:
-            return f"{self.certificate} ({self.transport} {self.address})"
+            return f"{cut(self.certificate)} ({self.transport} {self.address})"
         if self.uid is None:
             return f"{self.transport} {self.address}"
         pid = "" if self.pid is None else f"pid {self.pid}, "
@@ -47,6 +48,8 @@ class Peer(msgspec.Struct, frozen=True, omit_defaults=True):
     def audit(self) -> dict[str, object]:
         """For a record of the audit log."""
         document: dict[str, object] = msgspec.to_builtins(self)
+        if self.certificate is not None:
+            document["certificate"] = cut(self.certificate)
         return document
 
 

@@ -91,7 +91,7 @@ class Server:
                 tls,
                 plain=self._welcome_tcp,
                 welcome=self._welcome_tls,
-                rejected=dispatcher.turned_away,
+                rejected=lambda peer, why: dispatcher.turned_away(peer, why, "handshake"),
             )
             dispatcher.handshakes = self._handshakes
         #: Where clients can connect, for people.
@@ -279,7 +279,7 @@ class Server:
             self._refuse(fd, peer, reason, "too-many-clients", channel)
             return None
         session = self._begin(fd, peer, rights, account, channel)
-        self._say.connection(f"client {peer.who()} connected")
+        self._say.everything(f"client {peer.who()} connected")
         return session
 
     def serve(self, fd: int, peer: Peer) -> Session:
@@ -329,7 +329,7 @@ class Server:
         except OSError:
             pass  # gone already, or not even the spare one was enough
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self._say.error(f"a client was dropped: {error.strerror}")
+        self._say.error(f"a client was dropped: {error.strerror}", "clients")
 
 
 def _remove_socket(name: str, folder: int) -> None:

@@ -64,6 +64,8 @@ class Session:
         #: Whether anything was asked since it was last looked at, and when that was first not so; see Idle.
         self.heard = True
         self.quiet_since = 0.0
+        #: Whether it was said that this client is here: of those that only read, it is not.
+        self.said = False
         self._account = account
         self.peer_document = peer.audit()
         self._loop = loop

@@ -85,7 +85,9 @@ def _leave_home(launch: Launch) -> None:
     os.setsid()
     for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # Whoever has log files opened anew may well tell everything of this name: no reason to end.
+    for number in (signal.SIGPIPE, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # What is nobody else's says so itself (0600); log files may be read by the group, as their modes say.
     os.umask(0o027)

@@ -79,6 +79,8 @@ _PAGED: Final = frozenset({Command.AUDIT})
 
 #: The longest a client may ask the server to wait for an outcome, seconds (a week).
 MAX_WAIT_S: Final = 604800.0
+#: Characters that are kept of a name which no job can have: it is in records, replies and messages.
+MAX_FOREIGN: Final = 128
 #: Characters of a reason: a sentence and a ticket's address, not a document.
 MAX_REASON: Final = 1024
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -233,9 +235,14 @@ def _job(command: Command, value: Any) -> str | None:
     if value is None:
         raise InvalidQuery(f'Command "{command.value}" needs the field "job".')
     try:
-        return _base64("job", value).decode("utf-8")
+        return cut(_base64("job", value).decode("utf-8"))
     except UnicodeDecodeError:
         raise InvalidQuery('"job" is not base64 of UTF-8.') from None
+
+
+def cut(text: str) -> str:
+    """Foreign text of at most MAX_FOREIGN characters. A name that was cut is still none that a job can have."""
+    return text if len(text) <= MAX_FOREIGN else f"{text[: MAX_FOREIGN - 3]}..."
 
 
 def _data(command: Command, value: Any) -> bytes | None:

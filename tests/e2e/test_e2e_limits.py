@@ -114,6 +114,46 @@ def test_a_flood_of_refusals_does_not_fill_the_log(shared, access, frame, answer
 
 
 @needs_root
+@pytest.mark.parametrize("access", [[], VIEWER, [{"role": "admin", "users": ["nobody"]}]])
+def test_foreign_text_is_cut(shared, access):
+    """Whatever a client makes up is short in the log, in messages and in what it is told."""
+    daemon = shared(access=access, verbosity=3)
+    long = "\u2028\x1b" * 3_000
+    frames = [
+        *(query(command, long) for command in ("status", "start", "delete", "history", "reload")),
+        query("push", long, data="{}"),
+        query("rollback", long, version=3),
+        query(long, "web"),
+        query("push", "new", data=json.dumps({long: 1})),
+        query("push", "new", data=json.dumps({"cmd": "true", "runas": long})),
+        query("push", "new", data=json.dumps({"cmd": "true", "stopSig": long})),
+        query("pull", "web", version=long),
+        query("audit", cursor=long),
+        query("push", "web", data="{}", ifHash=long),
+    ]
+
+    def asked():
+        with Client(daemon.socket) as client:
+            return [
+                reply.get("error", "")
+                for frame in frames
+                for reply in [client.send(frame) or client.reply()]
+            ]
+
+    errors = as_user(NOBODY, asked).result
+    assert len(errors) == len(frames)
+    assert max(map(len, errors)) < 1000
+    assert not any("\x1b" in error for error in errors)
+    for file in (daemon.audit_file, daemon.messages):
+        lines = file.read_bytes().splitlines()
+        assert max(map(len, lines)) < 2500, file
+    for record in daemon.audit():
+        assert len(record.get("job") or "") <= 128
+        assert len(record.get("command") or "") <= 128
+        assert len(record.get("error") or "") < 1000
+
+
+@needs_root
 @pytest.mark.parametrize(("access", "cut"), [(VIEWER, 4), ([], 20)])
 def test_unfinished_frames_do_not_keep_root_out(shared, access, cut):
     """While others hold all the unfinished input there may be, root pushes a large file all the same."""

@@ -86,7 +86,7 @@ class Handing:
                 sealed = b""
             fd, received, unsent, last = session.hand_over(exchange, sealed)
             sessions.append(HandedSession(fd, session.peer, received, unsent, last))
-        self._dispatcher.tell_rejections()
+        self._dispatcher.tell_counted()
         self._premises.audit.close()
         self._server.hand_over()
         return structs.replace(

@@ -81,7 +81,8 @@ def _sink(config: DaemonConfig, kind: str, say: Say) -> Sink:
 
 
 def _log_folders(config: DaemonConfig) -> set[Path]:
-    return {config.log_directory, config.audit_file.parent}
+    messages = set() if config.log_file is None else {config.log_file.parent}
+    return {config.log_directory, config.audit_file.parent} | messages
 
 
 def _could_make(folder: Path) -> None:
