@@ -7,6 +7,8 @@ go out in one write. It knows no job, checks nothing, keeps no log: the least th
 speaks this protocol can do.
 
     bench_echo.py SOCKET DOCUMENTS      DOCUMENTS: a JSON file, the document of each job by its name
+
+Where SOCKET is a number, it is a port of the loopback.
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ def main(path: str, documents_file: str) -> None:
     encode = msgspec.json.Encoder().encode
     b64encode, b64decode = base64.b64encode, base64.b64decode
 
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
-    listener.listen(16)
+    if path.isdigit():
+        listener = socket.create_server(("127.0.0.1", int(path)), backlog=16)
+    else:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(16)
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ, None)
     while True:

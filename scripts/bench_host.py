@@ -66,6 +66,13 @@ def wait_for(what: Callable[[], Any], text: str, every_s: float = 0.005) -> Any:
     return found
 
 
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
 # figures -------------------------------------------------------------------------------------------
 
 
@@ -230,20 +237,28 @@ class Fifo:
 class Daemon:
     """One taskmasterd. Its jobs are quick to be RUNNING, unless told otherwise."""
 
-    def __init__(self, host: Host, folder: Path, state: Path) -> None:
+    def __init__(self, host: Host, folder: Path, state: Path, checkout: Path) -> None:
         self._host = host
+        self._checkout = checkout
         self.folder = folder
         self.socket = state / "control.sock"
         self.names: list[str] = []
         self.pid = 0
+        #: How many descriptors it may have; None: as many as we.
+        self.descriptors: int | None = None
         (folder / "jobs").mkdir(parents=True)
-        settings = {
+        self._settings = {
             "port": None,
             "configDirectory": "jobs",
             "logDirectory": "log",
             "stateDirectory": str(state),
         }
-        (folder / "config.json").write_text(json.dumps(settings))
+        self.configure()
+
+    def configure(self, **settings: Any) -> None:
+        """Write its configuration with these settings more."""
+        self._settings |= settings
+        (self.folder / "config.json").write_text(json.dumps(self._settings))
 
     def job(self, name: str, cmd: Sequence[str | Path], **keys: Any) -> None:
         """Write a job file, before ``start``."""
@@ -253,9 +268,12 @@ class Daemon:
 
     def begin(self) -> float:
         """Start it and do not wait; the moment before, monotonic."""
-        argv = [sys.executable, "-m", "taskmaster.control", "-c", self.folder / "config.json"]
+        argv: list[str | Path] = [sys.executable, "-m", "taskmaster.control"]
+        argv += ["-c", self.folder / "config.json"]
+        if self.descriptors is not None:
+            argv = ["/bin/sh", "-c", f'ulimit -n {self.descriptors}; exec "$0" "$@"', *argv]
         before = time.monotonic()
-        self.pid = self._host.spawn(argv, self.folder / "messages")
+        self.pid = self._host.spawn(argv, self.folder / "messages", self._checkout)
         return before
 
     def start(self) -> Client:
@@ -302,9 +320,10 @@ class Daemon:
 
 
 class Host:
-    """Everything that one row starts: ended, and its folder removed, by ``end``."""
+    """Everything that one row starts: ended, and its folder removed, by ``end``. ``checkout``: whose daemons."""
 
-    def __init__(self) -> None:
+    def __init__(self, checkout: Path = ROOT) -> None:
+        self.checkout = checkout
         self.folder = Path(tempfile.mkdtemp(prefix="tm-bench-"))
         # In memory, as /run/taskmaster is.
         shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -326,15 +345,15 @@ class Host:
         probe.chmod(0o755)
         return probe, False
 
-    def daemon(self) -> Daemon:
+    def daemon(self, checkout: Path | None = None) -> Daemon:
         """A taskmasterd in a folder of its own, not yet started."""
         self._daemons += 1
         name = f"d{self._daemons}"
-        return Daemon(self, self.folder / name, self._state / name)
+        return Daemon(self, self.folder / name, self._state / name, checkout or self.checkout)
 
-    def daemon_of(self, count: int, *arguments: str | Path) -> Daemon:
+    def daemon_of(self, count: int, *arguments: str | Path, checkout: Path | None = None) -> Daemon:
         """One with so many jobs, each of one process that waits."""
-        daemon = self.daemon()
+        daemon = self.daemon(checkout)
         for number in range(count):
             daemon.job(f"job-{number}", [self.probe, *arguments])
         return daemon
@@ -349,12 +368,14 @@ class Host:
         """Have this done at the end."""
         self._closers.append(close)
 
-    def spawn(self, argv: Sequence[str | Path], messages: Path) -> int:
+    def spawn(
+        self, argv: Sequence[str | Path], messages: Path, checkout: Path | None = None
+    ) -> int:
         """Start a program whose messages go to this file; its pid. Nobody but ``end`` waits for it."""
         environment = {
             key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ
         }
-        environment["PYTHONPATH"] = str(ROOT)
+        environment["PYTHONPATH"] = str(checkout or self.checkout)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         words = [str(word) for word in argv]
         return os.posix_spawn(

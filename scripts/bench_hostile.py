@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import statistics
@@ -11,7 +10,7 @@ import sys
 import time
 from typing import Final
 
-from bench_host import ROOT, Client, Host, Missed, frame, wait_for
+from bench_host import ROOT, Client, Host, Missed, frame, free_port, wait_for
 from bench_table import Options, Row
 
 _ATTACKERS: Final = 500
@@ -77,11 +76,9 @@ def half_open(host: Host, options: Options) -> list[Row]:
     )
     key.chmod(0o600)
     daemon = host.daemon_of(1)
-    config = daemon.folder / "config.json"
     tls = {"certificate": str(certificate), "key": str(key), "clientCA": str(certificate)}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"port": port, "tls": tls}))
+    port = free_port()
+    daemon.configure(port=port, tls=tls)
     client = daemon.start()
     for number in range(_ATTACKERS):
         connection = socket.create_connection(("127.0.0.1", port))

@@ -1,21 +1,34 @@
-"""What a row is, and the table of them as it is printed."""
+"""What a row is, how it is judged, and the table of them as it is printed."""
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 _Choice = TypeVar("_Choice")
 
 
+class Verdict(enum.Enum):
+    """How a row is judged; the value is what the table shows."""
+
+    NONE = "-"
+    YES = "yes"
+    NO = "NO"
+    #: Over the limit, but not by more than what this machine itself takes at the moment: ask again.
+    UNDECIDED = "noise"
+
+
 @dataclass(frozen=True)
 class Options:
-    """How the benchmark was called."""
+    """How the benchmark was called. ``against``: the checkout that ours is compared with."""
 
     quick: bool
     supervisor: bool
+    against: Path | None = None
 
     def pick(self, *, quick: _Choice, full: _Choice) -> _Choice:
         """One of two, by ``--quick``."""
@@ -27,6 +40,7 @@ class Row:
     """One measured thing. ``figure`` is what the limit is for: a ratio, or a number of ``unit``.
 
     ``limit`` None: there is none, the row is for reading. ``at_least``: less than the limit misses it.
+    ``noise``: the same figure of something that cannot be at fault, measured beside it.
     """
 
     what: str
@@ -36,19 +50,31 @@ class Row:
     unit: str = ""
     limit: float | None = None
     at_least: bool = False
+    noise: float = 0.0
 
     @classmethod
     def failed(cls, name: str) -> Row:
         """A row that has no figure; the reason is told elsewhere."""
         return cls(f"{name}: could not be measured", "", "", math.nan, limit=0.0)
 
+    @classmethod
+    def skipped(cls, name: str, why: str) -> Row:
+        """A row that cannot be measured here, which is nobody's fault."""
+        return cls(f"{name}: not measured, {why}", "", "", math.nan)
+
     @property
-    def ok(self) -> bool:
-        """Whether it is within its limit, to the digits that are shown."""
+    def verdict(self) -> Verdict:
+        """Whether it is within its limit, to the digits that are shown.
+
+        A busy machine can only add to a time: so one that is within the limit is good whatever the noise, and
+        one that is over it by more than the noise is not. What lies between is not decided.
+        """
         if self.limit is None:
-            return True
+            return Verdict.NONE
         figure = float(f"{self.figure:.3g}")
-        return figure >= self.limit if self.at_least else figure <= self.limit
+        if figure >= self.limit if self.at_least else figure <= self.limit:
+            return Verdict.YES
+        return Verdict.UNDECIDED if figure - self.noise <= self.limit else Verdict.NO
 
     def cells(self) -> tuple[str, ...]:
         """The row as text."""
@@ -57,9 +83,9 @@ class Row:
             self.what,
             self.ours or "-",
             self.theirs or "-",
-            f"{self.figure:.3g}{self.unit}",
+            "-" if math.isnan(self.figure) else f"{self.figure:.3g}{self.unit}",
             "-" if self.limit is None else f"{sign} {self.limit:g}{self.unit}",
-            "-" if self.limit is None else "yes" if self.ok else "NO",
+            self.verdict.value,
         )
 
 
