@@ -1,5 +1,7 @@
 """Whose the other end of a loopback TCP connection is: the kernel's own answer, one question a connection.
 
+The daemon asks who its client is (``owner``), and taskmasterctl who its server is (``server``).
+
 NETLINK_SOCK_DIAG is asked for the client's socket by its two addresses, which costs the same however many
 sockets there are, and is answered before the question's ``send`` returns. Where there is no such netlink
 (some containers) ``/proc/net/tcp`` says the same, slowly.
@@ -42,7 +44,23 @@ _STANDS: Final = frozenset({1, 8})
 #: Of one table of ``/proc/net``: 28 000 sockets. What is not found within is not known.
 _TABLE_BYTES: Final = 4 * 1024 * 1024
 
+#: In which a socket sends no more, and has nobody who reads if it has no inode: FIN_WAIT1, FIN_WAIT2.
+_FINISHED: Final = frozenset({4, 5})
+#: In which one may be that nobody has accepted yet: ESTABLISHED, SYN_RECV and its newer form.
+_YOUNG: Final = frozenset({1, 3, 12})
+_LISTEN: Final = 10
+#: Of a connection that its process has closed: nobody reads what is sent to it.
+NOBODY: Final = -1
+
 Ends = tuple[str, int, str, int]
+
+
+class _Found(NamedTuple):
+    """A socket as the kernel has it."""
+
+    state: int
+    uid: int
+    inode: int
 
 
 class Owner(NamedTuple):
@@ -107,16 +125,49 @@ class SocketDiagnosis:
 
         None where nobody does, or the kernel does not say.
         """
+        found = self._connected((normal(ends[0]), ends[1], normal(ends[2]), ends[3]))
+        if found is None or found.state not in _HELD or found.inode == 0:
+            return None
+        return Owner(found.uid, found.inode)
+
+    def server(self, ends: Ends) -> int | None:
+        """Whose the server is that is bound to the first host and port and connected to the second: a uid.
+
+        That of who has accepted the connection, else of who listens; NOBODY where it is closed at that end, and
+        None where the kernel does not say. It holds as long as our own end stands. A connection that nobody has
+        accepted is reset with its listener, so who listens is who will get it, if it is not accepted meanwhile:
+        that is looked at once more afterwards.
+        """
         ends = (normal(ends[0]), ends[1], normal(ends[2]), ends[3])
+        listener: _Found | None = None
+        for _ in range(2):
+            found = self._connected(ends)
+            if found is None:
+                return None
+            if found.inode != 0:
+                return found.uid
+            if found.state in _FINISHED:
+                return NOBODY
+            if found.state not in _YOUNG:
+                return None
+            listener = listener or self._listening(ends[0], ends[1])
+        return None if listener is None else listener.uid
+
+    def _connected(self, ends: Ends) -> _Found | None:
         if self._netlink is None:
             return _in_tables(ends)
         answer = self._asked(ends)
-        if answer is None:
+        if answer is None or not _is_of(answer[0], answer[4], ends):
             return None
-        _, state, _, _, sockid, _, _, _, uid, inode = answer
-        if state not in _HELD or inode == 0 or not _is_of(answer[0], sockid, ends):
+        return _Found(answer[1], answer[8], answer[9])
+
+    def _listening(self, host: str, port: int) -> _Found | None:
+        if self._netlink is None:
+            return _listening_in_tables(host, port)
+        answer = self._asked((host, port, "::" if ":" in host else "0.0.0.0", 0))
+        if answer is None or answer[1] != _LISTEN or answer[9] == 0:
             return None
-        return Owner(uid, inode)
+        return _Found(answer[1], answer[8], answer[9])
 
     def _asked(
         self, ends: Ends
@@ -166,16 +217,32 @@ def _is_of(family: int, sockid: bytes, ends: Ends) -> bool:
     return ports == (ends[1], ends[3]) and [normal(one) for one in found] == [ends[0], ends[2]]
 
 
-def _in_tables(ends: Ends) -> Owner | None:
+def _in_tables(ends: Ends) -> _Found | None:
     """The same from ``/proc/net/tcp``, and ``tcp6``, where an IPv4 connection may be as well."""
     wanted = {_hexadecimal(ends, mapped) for mapped in (False, True)}
+    return next((found for own, other, found in _table() if (own, other) in wanted), None)
+
+
+def _listening_in_tables(host: str, port: int) -> _Found | None:
+    wanted = {
+        _hexadecimal((one, port, any_host, 0), mapped)[0]
+        for one, any_host in ((host, host), ("0.0.0.0", "0.0.0.0"), ("::", "::"))
+        for mapped in (False, True)
+    }
+    return next(
+        (one for own, _, one in _table() if own in wanted and one.state == _LISTEN and one.inode),
+        None,
+    )
+
+
+def _table() -> Iterator[tuple[bytes, bytes, _Found]]:
+    """All TCP sockets: own end, other end, and what it is."""
     for table in ("tcp", "tcp6"):
         for line in _lines(f"/proc/net/{table}"):
             fields = line.split()
-            if len(fields) > 9 and (fields[1], fields[2]) in wanted:
-                state, uid, inode = int(fields[3], 16), int(fields[7]), int(fields[9])
-                return Owner(uid, inode) if state in _HELD and inode != 0 else None
-    return None
+            if len(fields) > 9 and fields[1] != b"local_address":
+                found = _Found(int(fields[3], 16), int(fields[7]), int(fields[9]))
+                yield fields[1], fields[2], found
 
 
 def _lines(path: str) -> Iterator[bytes]:

@@ -33,6 +33,11 @@ class Event(str, enum.Enum):
     #: Nothing came of an upgrade; the program that ran goes on.
     DAEMON_UPGRADE_FAILED = "daemon.upgrade_failed"
 
+    #: The port is somebody else's; the Unix socket is served, and the port is tried again.
+    LISTENER_FAILED = "listener.failed"
+    #: The port that was somebody else's is free and listened on.
+    LISTENER_OPENED = "listener.opened"
+
     #: The configuration directory was read again and what changed was applied.
     CONFIG_RELOADED = "config.reloaded"
     #: The daemon's own file, or the job directory as a whole, cannot be used; what is in force stays.
@@ -134,6 +139,8 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.DAEMON_STOPPED: ("pid", "uptime"),
     Event.DAEMON_UPGRADED: ("pid", "version", "previousVersion"),
     Event.DAEMON_UPGRADE_FAILED: ("pid", "error"),
+    Event.LISTENER_FAILED: ("address", "error"),
+    Event.LISTENER_OPENED: ("address",),
     Event.CONFIG_RELOADED: ("reason", "added", "changed", "removed", "rejected"),
     Event.CONFIG_REJECTED: ("file", "error"),
     Event.JOBFILE_REJECTED: ("job", "file", "error"),

@@ -68,6 +68,11 @@ class Address:
         self.scheme, self.user, self.remote_path = scheme, user, remote_path
         self.tls: TlsFiles | None = None
 
+    @property
+    def is_fallback(self) -> bool:
+        """Whether nobody named it: there was no socket, and so a port is asked."""
+        return bool(self.origin) and not self.path and self.origin.startswith("the default")
+
     def __str__(self) -> str:
         if self.path:
             return self.path

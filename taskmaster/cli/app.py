@@ -67,8 +67,8 @@ def cli(
 def _shell(settings: options.Settings) -> int:
     from taskmaster.cli.shell import Shell
 
-    settings.in_shell = True
     server(settings)  # a server that cannot be is said now, not at every line
+    settings.in_shell = True
 
     def job_names() -> list[str]:
         # A Tab key that hangs is worse than one that offers nothing.
@@ -89,9 +89,13 @@ def server(settings: options.Settings) -> address.Address:
     """The server that is asked. Raises UsageError."""
     try:
         found = address.choose(settings.server, os.environ, os.geteuid())
-        return address.secured(found, settings.tls, os.environ)
+        found = address.secured(found, settings.tls, os.environ)
     except address.BadAddress as error:
         raise click.UsageError(str(error)) from None
+    if found.is_fallback and os.geteuid() == 0 and not settings.in_shell:
+        # Root is used to the socket, which nobody else could have made. It is told of the port.
+        screen.complain(f"asking {found}, {found.origin}")
+    return found
 
 
 def command(*parameters: Function) -> Callable[[Function], click.Command]:

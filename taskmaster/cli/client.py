@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, Protocol
 
+from taskmaster.cli import listener
 from taskmaster.cli.address import SSH, TLS, Address
 from taskmaster.errors import NotPermitted, TaskmasterError, TimedOut, Unavailable
 
@@ -275,12 +276,30 @@ def connect(address: Address, timeout_s: float = CONNECT_TIMEOUT_S) -> Connectio
     if address.scheme == TLS:
         from taskmaster.cli.tls import secure
 
-        return secure(connect_plain(address, timeout_s), address, timeout_s)
+        # Who the server is, its certificate proves.
+        return secure(_reach(address, timeout_s), address, timeout_s)
     return connect_plain(address, timeout_s)
 
 
 def connect_plain(address: Address, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
-    """A connected, non-blocking socket; raises Unavailable or NotPermitted, naming the address."""
+    """A connected, non-blocking socket to a server that is to be trusted, as far as the kernel tells.
+
+    Raises Unavailable or NotPermitted, naming the address.
+    """
+    sock = _reach(address, timeout_s)
+    try:
+        listener.check(sock, str(address), os.environ, os.geteuid())
+    except OSError as error:  # ENOTCONN, ECONNRESET: gone before it was looked at
+        sock.close()
+        _unreachable(address, error)
+    except NotPermitted:
+        sock.close()
+        raise
+    return sock
+
+
+def _reach(address: Address, timeout_s: float) -> socket.socket:
+    """A connected, non-blocking socket, whoever is at the other end."""
     try:
         sock = (
             _connect_unix(address.path, timeout_s)

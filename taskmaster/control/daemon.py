@@ -35,6 +35,7 @@ from taskmaster.control.lifetime.parts import Parts
 from taskmaster.control.lifetime.premises import Premises
 from taskmaster.control.lifetime.upgrade import Upgrade
 from taskmaster.control.peers import user_name
+from taskmaster.control.port import Port
 from taskmaster.control.proofs import Proofs
 from taskmaster.control.quota import Quotas
 from taskmaster.control.recording import Recording
@@ -45,6 +46,7 @@ from taskmaster.control.server import Server
 from taskmaster.control.stops import Stops
 from taskmaster.control.supervisor import Supervisor
 from taskmaster.control.tally import Tally
+from taskmaster.control.troubles import Troubles
 from taskmaster.core.lifetime import Effect, Phase
 from taskmaster.errors import FileError
 from taskmaster.eventloop import EventLoop
@@ -139,7 +141,16 @@ class Daemon:
             idle_timeout_s=config.idle_timeout_s,
             tls=self._secured(),
         )
-
+        self._troubles = Troubles(premises.statedir.fd)
+        self._port = Port(
+            self._loop,
+            self._server,
+            self._audit,
+            self._say,
+            self._troubles,
+            remote=config.remote_connections,
+            alone=config.socket is None,
+        )
         self._compose_life(handed, limits)
 
     def _compose_life(
@@ -193,6 +204,7 @@ class Daemon:
     def start(self) -> None:
         """Listen, read the jobs, bring their watchdogs up. Raises TaskmasterError."""
         handed = self._handed
+        self._troubles.forget()
         if handed is None:
             for kind in (listeners.TCP, listeners.UNIX):
                 self._listen(kind)
@@ -247,7 +259,7 @@ class Daemon:
     def _listen(self, kind: str) -> None:
         config = self._config
         if kind == listeners.TCP and config.port is not None:
-            self._server.listen_tcp(config.port, remote=config.remote_connections)
+            self._port.listen(config.port)
         if kind == listeners.UNIX and config.socket is not None:
             self._server.listen_unix(config.socket, config.socket_mode)
 

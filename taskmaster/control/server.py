@@ -52,6 +52,10 @@ class CannotListen(TaskmasterError):
 
     code = "cannot-listen"
 
+    def __init__(self, text: str, address: str = "", number: int = 0) -> None:
+        super().__init__(text)
+        self.address, self.number = address, number
+
 
 class Server:
     """Everything that clients connect to."""
@@ -97,6 +101,8 @@ class Server:
         #: Where clients can connect, for people.
         self.addresses: list[str] = []
         self.port: int | None = None
+        #: It takes no more clients, for good.
+        self.is_over = False
 
     def listen_tcp(self, port: int, *, remote: bool) -> None:
         """Listen on loopback, or with ``remote`` on every address. Raises CannotListen."""
@@ -112,7 +118,9 @@ class Server:
         except OSError as error:
             raise CannotListen(
                 f"cannot listen on {host or '*'}:{port}: {os.strerror(error.errno or 0)}; "
-                'another program has it? "port" in the configuration takes another, or null for none'
+                'another program has it? "port" in the configuration takes another, or null for none',
+                f"{host or '*'}:{port}",
+                error.errno or 0,
             ) from None
         self.port = listener.getsockname()[1]
         self.addresses.append(f"{host or '*'}:{self.port}")
@@ -197,6 +205,7 @@ class Server:
 
     def stop_listening(self) -> None:
         """Take no more clients."""
+        self.is_over = True
         if self._handshakes is not None:
             self._handshakes.close()
         for one, watch in self._listeners:

@@ -211,3 +211,40 @@ def test_the_process_is_found_and_remembered():
     assert not holders._may_search()
     now[0] += 1
     assert holders._may_search()
+
+
+def server_ends(connection):
+    return (*connection.getpeername()[:2], *connection.getsockname()[:2])
+
+
+@pytest.mark.parametrize(("server", "client"), WAYS)
+def test_whose_the_server_is(diagnosis, server, client):
+    """Before it has accepted and after; once it has closed its end, or half of it; of another host not."""
+    with listening(server) as listener:
+        diagnosis.try_out(listener)
+        with socket.create_connection((client, listener.getsockname()[1])) as connection:
+            asked = server_ends(connection)
+            assert diagnosis.server(asked) == os.geteuid()
+            accepted, _ = listener.accept()
+            with accepted:
+                assert diagnosis.server(asked) == os.geteuid()
+                accepted.shutdown(socket.SHUT_WR)
+                assert diagnosis.server(asked) == os.geteuid()
+            assert diagnosis.server(asked) == sockdiag.NOBODY
+        assert diagnosis.server(asked) is None
+
+
+@needs_root
+def test_whose_an_accepted_connection_is(diagnosis):
+    """The one who accepted it has it, whoever listens: a stranger may listen, and root's daemon come after."""
+    with listening("127.0.0.1") as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address) as connection:
+            listener.setblocking(True)
+
+            def accept() -> int | None:
+                accepted, _ = listener.accept()
+                with accepted:
+                    return diagnosis.server(server_ends(connection))
+
+            assert as_user(NOBODY, accept).result == NOBODY

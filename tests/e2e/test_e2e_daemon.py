@@ -93,9 +93,10 @@ def test_configuration_that_is_not_there_or_not_ours(tmp_path):
 
 
 def test_port_in_use(daemon):
-    """A port that another program has is one line and exit 1, and the state directory is free again."""
+    """A taken port and no socket: one line and exit 1, and the state directory is free again."""
     other = daemon.folder / "other.json"
     settings = {
+        "socket": None,
         "configDirectory": "j2",
         "logDirectory": "l2",
         "stateDirectory": "s2",

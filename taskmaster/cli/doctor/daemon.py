@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from taskmaster.cli import outcomes
-from taskmaster.cli.client import Client
+from taskmaster.cli.client import Client, loads
 from taskmaster.cli.doctor import looking
 from taskmaster.cli.doctor.jobs import Surroundings
 from taskmaster.cli.doctor.looking import OK, PROBLEM, STATE, WARNING, Finding, Unusable
@@ -20,6 +20,8 @@ from taskmaster.errors import NotPermitted, TaskmasterError
 #: A daemon that is well answers within milliseconds.
 ANSWER_S = 5.0
 _STATUS_WINDOW = 32
+#: How much of what the daemon has written down for us is looked at.
+_TROUBLES_BYTES, _TROUBLES = 65536, 32
 _DAEMON, _AUDIT = "taskmasterd", "audit log"
 
 
@@ -131,7 +133,19 @@ class Daemon:
             return
         jobs = len(around.statuses)
         self._say(OK, f"{who} answers; it has {jobs} job{'' if jobs == 1 else 's'}")
+        self._tell_troubles()
         self._look_at_audit(refused.code, refused.error)
+
+    def _tell_troubles(self) -> None:
+        """What the daemon itself has found that it has to do without."""
+        try:
+            data = looking.read(self._state, "troubles.json", _TROUBLES_BYTES)
+            known = {} if data is None else loads(data)
+        except (Unusable, ValueError):  # it changes nothing of what works
+            return
+        if isinstance(known, dict):
+            for about, text in sorted(known.items())[:_TROUBLES]:
+                self._say(WARNING, str(text), about=str(about))
 
     def _look_at_audit(self, code: str, error: str) -> None:
         path = _audit_file(self.pid)

@@ -75,7 +75,9 @@ def check(config: DaemonConfig, handed: tuple[HandedListener, ...]) -> None:
     planned = plan(config, handed)
     if TCP in planned.opened and config.port:
         ours = {one.address.rpartition(":")[2] for one in planned.closed if one.kind == TCP}
-        if str(config.port) not in ours:
+        # Who has no port now goes on without one, and tries it again; nobody gives one up for a port to be tried.
+        has_one = any(one.kind == TCP for one in handed)
+        if str(config.port) not in ours and (has_one or config.socket is None):
             _check_port(config, config.port)
     if UNIX in planned.opened and config.socket is not None:
         _check_path(config, config.socket)
