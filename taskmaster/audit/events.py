@@ -83,7 +83,7 @@ class Event(str, enum.Enum):
     PROCESS_BACKOFF = "process.backoff"
     #: Too many failed starts in a row: given up until somebody asks.
     PROCESS_FATAL = "process.fatal"
-    #: The stop signal was sent.
+    #: The stop signal was sent: to the main process, to all, or to what is left of a process.
     PROCESS_STOPPING = "process.stopping"
     #: SIGKILL was sent, because somebody asked or stopTime was over.
     PROCESS_KILLED = "process.killed"
@@ -162,7 +162,7 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.PROCESS_SPAWN_FAILED: ("job", "number", "step", "error", "cause", "at"),
     Event.PROCESS_BACKOFF: ("job", "number", "failures", "retryS", "reason", "cause", "at"),
     Event.PROCESS_FATAL: ("job", "number", "failures", "reason", "cause", "at"),
-    Event.PROCESS_STOPPING: (*_PROCESS, "signal", "stopTime", "cause", "at"),
+    Event.PROCESS_STOPPING: (*_PROCESS, "signal", "stopTime", "reason", "cause", "at"),
     Event.PROCESS_KILLED: (*_PROCESS, "reason", "cause", "at"),
     Event.PROCESS_MEMORY_EXCEEDED: (*_PROCESS, "memory", "max", "by", "cause", "at"),
     Event.PROCESS_ADOPTED: (*_PROCESS, "uptime", "cause", "at"),

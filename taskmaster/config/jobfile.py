@@ -113,6 +113,13 @@ JOB_KEYS: Final = (
         meaning="Time from the stop signal to SIGKILL.",
     ),
     Key(
+        name="stopTo",
+        kind=jobkinds.stop_to(),
+        default="main",
+        fields=("stop_to",),
+        meaning="Whom the stop signal goes to first: the main process, or all it has started as well.",
+    ),
+    Key(
         name="stdout",
         kind=jobkinds.output(),
         default="%n_stdout.log",

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from taskmaster.config import kinds, signals
 from taskmaster.config.kinds import Kind, Refused, noun, one_or_list, shown, whole_in
-from taskmaster.core.spec import RestartPolicy
+from taskmaster.core.spec import RestartPolicy, StopTo
 
 #: Bytes of a command given as a string. shlex is quadratic in the length of a word: 64 KiB take 0.08 s.
 MAX_COMMAND: Final = 65536
@@ -100,6 +100,19 @@ def restart_policy() -> Kind:
 
     words = " or ".join(f'"{policy.value}" ({n})' for n, policy in enumerate(_POLICIES))
     return Kind(words, parse, {"enum": [*(p.value for p in _POLICIES), 0, 1, 2]})
+
+
+def stop_to() -> Kind:
+    """A StopTo by its word."""
+
+    def parse(value: object) -> StopTo:
+        for one in StopTo:
+            if value == one.value:
+                return one
+        raise Refused(shown(value))
+
+    words = " or ".join(f'"{one.value}"' for one in StopTo)
+    return Kind(words, parse, {"enum": [one.value for one in StopTo]})
 
 
 def exit_codes() -> Kind:

@@ -24,7 +24,14 @@ from taskmaster.wire.queries import Command
 #: Fields that are only about what the job's own user can do, or about when and how often.
 FREE: Final = frozenset(
     {"job", "argv", "proc_nr", "auto_start", "restart", "start_time_s", "normal_exit_codes"}
-    | {"normal_exit_signals", "restart_times", "stop_signal", "stop_time_s", "stderr_to_stdout"}
+    | {
+        "normal_exit_signals",
+        "restart_times",
+        "stop_signal",
+        "stop_time_s",
+        "stop_to",
+        "stderr_to_stdout",
+    }
     | {"log_max_bytes", "log_backups", "env", "dir", "umask", "cpu_affinity", "memory_max"}
 )
 #: The class of ionice that only root may give (ionice(1)).

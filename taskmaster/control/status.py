@@ -19,6 +19,7 @@ from taskmaster.wire.replies import Reply
 _encode: Final = msgspec.json.Encoder().encode
 #: How long a reply may serve, seconds.
 _SERVES_S: Final = 0.1
+_BEFORE: Final = "what the process before left behind"
 #: Job states whose cause is worth telling beside the state itself.
 _TELLING: Final = (State.FATAL, State.BACKOFF, State.STOPPING, State.STARTING, State.EXITED)
 
@@ -238,15 +239,31 @@ def process_reason(one: ProcessStatus, spec: JobSpec | None, now: float) -> str:
     elif one.state is State.FATAL:
         words = f"gave up after {one.failures} failed start{'s' if one.failures != 1 else ''}"
     elif one.state is State.STOPPING:
-        kill_s = max(0.0, (one.kill_at or now) - now)
-        words = f"SIGKILL in {kill_s:.1f} s"
+        words = _until_killed(one, now, "the main process has ended, not so")
         cause = ""
     elif one.state is State.STARTING:
         cause = one.error
+        if one.kill_at is not None:
+            # What goes before a start, or a child that is not wanted any more and hangs before its exec.
+            words = _until_killed(one, now, f"waits for the end of {_BEFORE}:")
     elif one.state is State.EXITED:
         cause = last_exit(one).removeprefix("last ")
-        if one.left:
-            cause += f"; {one.left} of the processes it started still run"
     else:
         cause = ""
-    return ", ".join(part for part in (words, cause) if part)
+    words = ", ".join(part for part in (words, cause) if part)
+    if one.left and one.kill_at is None:
+        words += f"; {one.left} of the processes it started still run: {_pids(one)}"
+    return words.removeprefix("; ")
+
+
+def _until_killed(one: ProcessStatus, now: float, about_left: str) -> str:
+    """Who is still there, and when that gets SIGKILL."""
+    kill_s = max(0.0, (one.kill_at or now) - now)
+    due = f"SIGKILL in {kill_s:.1f} s"
+    return f"{about_left} {_pids(one)}, {due}" if one.left and one.pid is None else due
+
+
+def _pids(one: ProcessStatus) -> str:
+    more = one.left - len(one.left_pids)
+    named = ", ".join(str(pid) for pid in one.left_pids)
+    return f"pid {named}" + (f" and {more} more" if more else "")

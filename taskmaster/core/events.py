@@ -41,8 +41,12 @@ class SpawnFailed(msgspec.Struct, frozen=True):
     jitter: float = 0.5
 
 
+class LeftBehind(msgspec.Struct, frozen=True):
+    """Nothing is forked yet: something that the process before had started still lives."""
+
+
 class Exited(msgspec.Struct, frozen=True):
-    """The process has ended; one that is STOPPING, with everything that it had started.
+    """The process has ended; one that is STOPPING, or is being cleared away, with everything it had started.
 
     ``normal``: the job's definition expects an end like this. ``uptime_s``: seconds since it was
     exec'd. ``jitter``: random, in [0, 1).
@@ -67,7 +71,7 @@ class TimerFired(msgspec.Struct, frozen=True):
     timer: Timer
 
 
-Event = Start | Stop | Kill | Spawned | SpawnFailed | Exited | TimerFired
+Event = Start | Stop | Kill | Spawned | SpawnFailed | LeftBehind | Exited | TimerFired
 
 
 class Spawn(msgspec.Struct, frozen=True):
@@ -75,7 +79,7 @@ class Spawn(msgspec.Struct, frozen=True):
 
 
 class SignalStop(msgspec.Struct, frozen=True):
-    """Send the job's stop signal to the process and everything it started."""
+    """Begin to stop: the job's stop signal, to the main process first or to everything (``stopTo``)."""
 
 
 class KillAll(msgspec.Struct, frozen=True):

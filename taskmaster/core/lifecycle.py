@@ -8,8 +8,10 @@ phase                Start            Stop (Kill)             Spawned           
 ===================  ===============  ======================  =====================  =====================
 STOPPED EXITED       SPAWNING, spawn  STOPPED; with remains   -                      -
 FATAL                                 STOPPING, signal
-SPAWNING             up               down (kill: at once)    STARTING or RUNNING;   BACKOFF or FATAL;
-                                                              down: STOPPING         down: STOPPED
+SPAWNING             up               down, arm kill          STARTING or RUNNING;   BACKOFF or FATAL;
+                                      (kill: SIGKILL)         down: STOPPING         down: STOPPED
+CLEARING             already          STOPPING (kill:         -                      -
+                                      SIGKILL)
 STARTING             up               STOPPING, signal        -                      -
 RUNNING              already          STOPPING, signal        -                      -
 BACKOFF              SPAWNING, spawn  STOPPED; with remains   -                      -
@@ -17,18 +19,32 @@ BACKOFF              SPAWNING, spawn  STOPPED; with remains   -                 
 STOPPING             up (afterwards)  down (kill: SIGKILL)    -                      -
 ===================  ===============  ======================  =====================  =====================
 
-===================  ===========================================  ========================================
-phase                Exited                                       TimerFired
-===================  ===========================================  ========================================
-STARTING             BACKOFF, arm retry; or FATAL, or EXITED      stable: RUNNING
-RUNNING              by policy: SPAWNING, BACKOFF or EXITED       -
-BACKOFF              -                                            retry: SPAWNING, spawn
-STOPPING             up: SPAWNING, spawn; down: STOPPED           kill: SIGKILL all, arm again
-others               -                                            -
-===================  ===========================================  ========================================
+===================  ========================  ============================  ==========================
+phase                LeftBehind                Exited                        TimerFired
+===================  ========================  ============================  ==========================
+SPAWNING             CLEARING, signal;         -                             kill: SIGKILL all, arm
+                     down: STOPPING                                          again
+CLEARING             -                         SPAWNING, spawn               kill: SIGKILL all, arm
+                                                                             again
+STARTING             -                         BACKOFF, arm retry; or        stable: RUNNING
+                                               FATAL, or EXITED
+RUNNING              -                         by policy: SPAWNING,          -
+                                               BACKOFF or EXITED
+BACKOFF              -                         -                             retry: SPAWNING, spawn
+STOPPING             -                         up: SPAWNING, spawn;          kill: SIGKILL all, arm
+                                               down: STOPPED                 again
+others               -                         -                             -
+===================  ========================  ============================  ==========================
 
-SPAWNING is STARTING without a process yet; the outside sees STARTING for both. In every phase the
-timer that may run is fixed: stable in STARTING, retry in BACKOFF, kill in STOPPING, none elsewhere.
+SPAWNING is STARTING without a process yet, CLEARING is what comes before it where the process before has
+left something behind, which has to go first: the outside sees STARTING for all three. What an end leaves
+behind is looked at only where the next process is to be started: whoever is EXITED, FATAL or in BACKOFF may
+have handed over to a successor of its own, and that is left alone.
+
+In every phase the timer that may run is fixed: stable in STARTING, retry in BACKOFF, kill in STOPPING, in
+CLEARING and in a SPAWNING that is not wanted any more (its child may hang before its exec); none elsewhere. A
+stop has one deadline, armed where it begins, and a further Stop, an exec or an end of the main process does
+not put it off.
 
 How often and how soon it is started again: an end before ``start_time_s`` is a failed start;
 ``restart_times`` of them in a row end in FATAL. An end after RUNNING obeys the restart policy: at once
@@ -54,6 +70,7 @@ from taskmaster.core.events import (
     Exited,
     Kill,
     KillAll,
+    LeftBehind,
     SignalStop,
     Spawn,
     Spawned,
@@ -73,10 +90,11 @@ BUSY_LOOP_S: Final = 1.0
 
 
 class Phase(str, enum.Enum):
-    """Where one process stands; finer than State by telling a spawn under way from a live process."""
+    """Where one process stands; finer than State by telling what comes before a live process from it."""
 
     STOPPED = "STOPPED"
     SPAWNING = "SPAWNING"
+    CLEARING = "CLEARING"
     STARTING = "STARTING"
     RUNNING = "RUNNING"
     BACKOFF = "BACKOFF"
@@ -87,17 +105,21 @@ class Phase(str, enum.Enum):
     @property
     def state(self) -> State:
         """The state the outside sees."""
-        return State.STARTING if self is Phase.SPAWNING else State(self.value)
+        before_it_runs = self in (Phase.SPAWNING, Phase.CLEARING)
+        return State.STARTING if before_it_runs else State(self.value)
 
 
-#: Phases in which a process may be alive.
-ALIVE: Final = frozenset({Phase.SPAWNING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
+#: Phases in which a process may be alive, or what it left behind is being ended.
+ALIVE: Final = frozenset(
+    {Phase.SPAWNING, Phase.CLEARING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING}
+)
 #: Phases in which nothing is alive and nothing is to happen.
 IDLE: Final = frozenset({Phase.STOPPED, Phase.EXITED, Phase.FATAL})
 
 TIMER_OF: Final = {
     Phase.STARTING: Timer.STABLE,
     Phase.BACKOFF: Timer.RETRY,
+    Phase.CLEARING: Timer.KILL,
     Phase.STOPPING: Timer.KILL,
 }
 
@@ -135,6 +157,13 @@ def step(process: Process, event: Event, spec: JobSpec) -> Outcome:
     return rule(process, event, spec)
 
 
+def timer_of(process: Process) -> Timer | None:
+    """The timer that runs, which follows from where the process stands."""
+    if process.phase is Phase.SPAWNING and (process.urgent or process.desired is Desired.DOWN):
+        return Timer.KILL
+    return TIMER_OF.get(process.phase)
+
+
 def forgiven(process: Process) -> Process:
     """The same process with nothing held against it: no failed starts, no crashes."""
     return msgspec.structs.replace(process, failures=0, crashes=0)
@@ -154,11 +183,17 @@ def _fresh_start(process: Process, event: Start, spec: JobSpec) -> Outcome:
 
 
 def _disarm(process: Process) -> tuple[Effect, ...]:
-    return (Disarm(),) if process.phase in TIMER_OF else ()
+    return (Disarm(),) if timer_of(process) is not None else ()
 
 
 def _want_up(process: Process, event: Start, spec: JobSpec) -> Outcome:
     return _to(process, process.phase, desired=Desired.UP), ()
+
+
+def _want_spawning(process: Process, event: Start, spec: JobSpec) -> Outcome:
+    # What was killed stays so, and is waited for; what was only asked to stop goes on to be a program.
+    effects = () if process.urgent else _disarm(process)
+    return _to(process, Phase.SPAWNING, desired=Desired.UP), effects
 
 
 def _stop_idle(process: Process, event: Stop | Kill, spec: JobSpec) -> Outcome:
@@ -176,17 +211,32 @@ def _stop_alive(process: Process, event: Stop | Kill, spec: JobSpec) -> Outcome:
 
 
 def _stop_spawning(process: Process, event: Stop, spec: JobSpec) -> Outcome:
-    return _to(process, Phase.SPAWNING, desired=Desired.DOWN), ()
+    # The child may hang before its exec (a directory on a dead network disk): it has a deadline as well.
+    armed = timer_of(process) is not None
+    effects = () if armed else (Arm(Timer.KILL, spec.stop_time_s),)
+    return _to(process, Phase.SPAWNING, desired=Desired.DOWN), effects
 
 
 def _kill_spawning(process: Process, event: Kill, spec: JobSpec) -> Outcome:
-    # The child may hang before its exec (a directory on a dead network disk), so it is killed now;
-    # if the exec comes first all the same, Spawned finds ``urgent`` and kills what came of it.
-    return _to(process, Phase.SPAWNING, desired=Desired.DOWN, urgent=True), (KillAll(),)
+    # Killed now; if the exec comes first all the same, Spawned finds ``urgent`` and kills what came of it.
+    down = _to(process, Phase.SPAWNING, desired=Desired.DOWN, urgent=True)
+    return down, (KillAll(), Arm(Timer.KILL, KILL_AGAIN_S))
+
+
+def _fired_kill_spawning(process: Process, event: TimerFired, spec: JobSpec) -> Outcome:
+    _expect(process, event)
+    killed = _to(process, Phase.SPAWNING, urgent=True)
+    return killed, (KillAll(), Arm(Timer.KILL, KILL_AGAIN_S))
 
 
 def _stop_stopping(process: Process, event: Stop, spec: JobSpec) -> Outcome:
     return _to(process, Phase.STOPPING, desired=Desired.DOWN), ()
+
+
+def _stop_clearing(process: Process, event: Stop, spec: JobSpec) -> Outcome:
+    # What is left has had its signal, and its deadline runs.
+    down = _to(process, Phase.STOPPING, desired=Desired.DOWN, failures=0, crashes=0)
+    return down, ()
 
 
 def _kill_stopping(process: Process, event: Kill, spec: JobSpec) -> Outcome:
@@ -194,10 +244,23 @@ def _kill_stopping(process: Process, event: Kill, spec: JobSpec) -> Outcome:
     return down, (KillAll(), Arm(Timer.KILL, KILL_AGAIN_S))
 
 
+def _stop_spawned(process: Process) -> Outcome:
+    """Stop what a spawn that is not wanted any more has come to; the stop's deadline runs already."""
+    down = _to(process, Phase.STOPPING, failures=0, crashes=0, urgent=False)
+    if process.urgent:
+        return down, (KillAll(), Arm(Timer.KILL, KILL_AGAIN_S))
+    return down, (SignalStop(),)
+
+
+def _left_behind(process: Process, event: LeftBehind, spec: JobSpec) -> Outcome:
+    if timer_of(process) is not None:
+        return _stop_spawned(process)
+    return _to(process, Phase.CLEARING), (SignalStop(), Arm(Timer.KILL, spec.stop_time_s))
+
+
 def _spawned(process: Process, event: Spawned, spec: JobSpec) -> Outcome:
-    if process.urgent or process.desired is Desired.DOWN:
-        down, effects = _stop_alive(process, Kill() if process.urgent else Stop(), spec)
-        return _to(down, down.phase, desired=process.desired), effects
+    if timer_of(process) is not None:
+        return _stop_spawned(process)
     if spec.start_time_s == 0:
         return _to(process, Phase.RUNNING, failures=0), ()
     return _to(process, Phase.STARTING), (Arm(Timer.STABLE, spec.start_time_s),)
@@ -205,9 +268,10 @@ def _spawned(process: Process, event: Spawned, spec: JobSpec) -> Outcome:
 
 def _spawn_failed(process: Process, event: SpawnFailed, spec: JobSpec) -> Outcome:
     if process.desired is Desired.DOWN:
-        return _to(process, Phase.STOPPED, urgent=False), ()
+        return _to(process, Phase.STOPPED, urgent=False), (Disarm(),)
     if process.urgent:
-        return _begin(process)  # our own SIGKILL, and wanted up since: no failed start
+        # Our own SIGKILL, and wanted up since: no failed start.
+        return _begin(process, Disarm())
     if event.transient:
         # Counted like a crash: it makes the delays grow, and never gives up.
         return _wait(_to(process, Phase.BACKOFF, crashes=process.crashes + 1), event.jitter)
@@ -250,6 +314,10 @@ def _exited_running(process: Process, event: Exited, spec: JobSpec) -> Outcome:
     return _begin(crashed) if crashed.crashes == 1 else _wait(crashed, event.jitter)
 
 
+def _cleared(process: Process, event: Exited, spec: JobSpec) -> Outcome:
+    return _begin(process, Disarm())
+
+
 def _exited_stopping(process: Process, event: Exited, spec: JobSpec) -> Outcome:
     if process.desired is Desired.UP:
         return _begin(process, Disarm())
@@ -272,13 +340,14 @@ def _fired_kill(process: Process, event: TimerFired, spec: JobSpec) -> Outcome:
 
 
 def _expect(process: Process, event: TimerFired) -> None:
-    if TIMER_OF[process.phase] is not event.timer:
+    if timer_of(process) is not event.timer:
         raise IllegalEvent(f"timer {event.timer.value} in {process.phase.value}")
 
 
 TABLE: Final[dict[tuple[Phase, type], Rule]] = {
     **{(phase, Start): _fresh_start for phase in (*IDLE, Phase.BACKOFF)},
-    **{(phase, Start): _want_up for phase in ALIVE},
+    **{(phase, Start): _want_up for phase in ALIVE - {Phase.SPAWNING}},
+    (Phase.SPAWNING, Start): _want_spawning,
     **{(phase, kind): _stop_idle for phase in (*IDLE, Phase.BACKOFF) for kind in (Stop, Kill)},
     **{
         (phase, kind): _stop_alive
@@ -289,8 +358,14 @@ TABLE: Final[dict[tuple[Phase, type], Rule]] = {
     (Phase.SPAWNING, Kill): _kill_spawning,
     (Phase.STOPPING, Stop): _stop_stopping,
     (Phase.STOPPING, Kill): _kill_stopping,
+    (Phase.CLEARING, Stop): _stop_clearing,
+    (Phase.CLEARING, Kill): _stop_alive,
     (Phase.SPAWNING, Spawned): _spawned,
     (Phase.SPAWNING, SpawnFailed): _spawn_failed,
+    (Phase.SPAWNING, LeftBehind): _left_behind,
+    (Phase.SPAWNING, TimerFired): _fired_kill_spawning,
+    (Phase.CLEARING, Exited): _cleared,
+    (Phase.CLEARING, TimerFired): _fired_kill,
     (Phase.STARTING, Exited): _exited_starting,
     (Phase.RUNNING, Exited): _exited_running,
     (Phase.STOPPING, Exited): _exited_stopping,

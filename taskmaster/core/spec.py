@@ -26,6 +26,13 @@ class RestartPolicy(str, enum.Enum):
     ALWAYS = "always"
 
 
+class StopTo(str, enum.Enum):
+    """Whom the stop signal goes to first: the main process alone, or all that it has started as well."""
+
+    MAIN = "main"
+    ALL = "all"
+
+
 class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Capabilities by number. ``bounding``: all that may ever be had, None leaves the set as it is;
     ``ambient``: those that the program has from the start, whoever it runs as."""
@@ -61,6 +68,7 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     restart_times: int = 3
     stop_signal: int = 15
     stop_time_s: float = 10.0
+    stop_to: StopTo = StopTo.MAIN
     stdout: str | None = "%n_stdout.log"
     stderr: str | None = "%n_stderr.log"
     stderr_to_stdout: bool = False

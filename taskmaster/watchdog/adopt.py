@@ -12,7 +12,7 @@ import os
 from taskmaster import fifos, procfs
 from taskmaster.core import backoff, lifecycle
 from taskmaster.core.events import Spawned, Timer
-from taskmaster.core.lifecycle import TIMER_OF, Phase, Process
+from taskmaster.core.lifecycle import Phase, Process
 from taskmaster.core.spec import MAX_PROCESSES
 from taskmaster.core.states import Desired
 from taskmaster.watchdog.family import INSTANCE_VARIABLE
@@ -129,16 +129,15 @@ def _go_on(runner: Runner, place: Place) -> None:
     """A place without a process: it waits for a timer, for the rest of its family, or for nothing."""
     if place.phase is Phase.SPAWNING:
         place.wants_spawn = True
-    elif place.phase is Phase.STOPPING:
-        place.ended = True
-        _arm(runner, place)
-        runner.loop.call_in(0, lambda: runner.signalling.check(place))
     else:
-        _arm(runner, place)
+        # What is left is looked at with the rest of the job adopted; where nothing stops it, it is only told of.
+        place.ended = place.phase in (Phase.STOPPING, Phase.CLEARING)
+        runner.loop.call_in(0, lambda: runner.signalling.look(place))
+    _arm(runner, place)
 
 
 def _arm(runner: Runner, place: Place) -> None:
-    kind = TIMER_OF.get(place.phase)
+    kind = lifecycle.timer_of(place.process)
     if kind is not None:
         now = runner.loop.now()
         # What the record says is believed only as far as such a timer could have been armed.

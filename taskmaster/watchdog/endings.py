@@ -180,7 +180,7 @@ class Endings:
             place.ended = True
             self._runner.signalling.check(place)
             return
-        place.left = self._runner.signalling.left_behind(place)
+        self._runner.signalling.left_behind(place)
         self._runner.feed(place, Exited(expected, uptime_s, random.random()))
 
     def reap_later(self, place: Place) -> None:

@@ -6,8 +6,10 @@ and go in them.
 
 from __future__ import annotations
 
+import itertools
+
 from taskmaster.core.events import Timer as TimerKind
-from taskmaster.core.lifecycle import TIMER_OF, Phase, Process
+from taskmaster.core.lifecycle import Phase, Process, timer_of
 from taskmaster.eventloop import Timer, Watch
 from taskmaster.watchdog.process import Child
 from taskmaster.watchdog.record import PlaceRecord
@@ -39,7 +41,9 @@ class Place:
         self.exit_why = ""
         #: It takes more memory than it may, and is killed for that.
         self.over = False
+        #: How many processes an ended one has left behind, and pids of some of them.
         self.left = 0
+        self.left_pids: tuple[int, ...] = ()
         self.error = ""
         #: The audit log's id of the command that it is on its way for; empty once it has settled.
         self.cause = ""
@@ -56,6 +60,12 @@ class Place:
         self.outdated = False
         #: SIGKILL and not the stop signal is what belongs to it gets from now on.
         self.killing = False
+        #: The stop signal of the stop that is under way, of the definition that it began under; 0 without one.
+        self.stop_signal = 0
+        #: What has had that signal, by pid and start time.
+        self.asked: set[tuple[int, int]] = set()
+        #: That what outlived the main process was asked to end is on record.
+        self.rest_told = False
         self.changed = True
         self.child: Child | None = None
         self.report: Watch | None = None
@@ -69,8 +79,8 @@ class Place:
         """Where the process stands."""
         return self.process.phase
 
-    def record(self) -> PlaceRecord:
-        """The place as a replacement has to find it."""
+    def record(self, most_asked: int) -> PlaceRecord:
+        """The place as a replacement has to find it; of ``asked`` at most so many, the others are asked again."""
         return PlaceRecord(
             number=self.number,
             process=self.process,
@@ -88,6 +98,10 @@ class Place:
             over=self.over,
             ended=self.ended,
             left=self.left,
+            left_pids=self.left_pids,
+            killing=self.killing,
+            stop_signal=self.stop_signal,
+            asked=tuple(itertools.islice(self.asked, most_asked)),
             error=self.error,
             cause=self.cause,
         )
@@ -104,12 +118,14 @@ class Place:
         place.exit_unknown = found.exit_unknown
         place.exit_why, place.over = found.exit_why, found.over
         place.ended, place.left, place.error = found.ended, found.left, found.error
+        place.left_pids, place.killing = found.left_pids, found.killing
+        place.stop_signal, place.asked = found.stop_signal, set(found.asked)
         place.cause = found.cause
         return place
 
     def status(self) -> ProcessStatus:
         """The place as clients are told of it."""
-        timer = TIMER_OF.get(self.phase)
+        timer = timer_of(self.process)
         alive = self.pid is not None and self.child is None
         return ProcessStatus(
             number=self.number,
@@ -131,5 +147,6 @@ class Place:
             retry_at=self.due_at if timer is TimerKind.RETRY else None,
             kill_at=self.due_at if timer is TimerKind.KILL else None,
             left=self.left,
+            left_pids=self.left_pids,
             error=self.error,
         )

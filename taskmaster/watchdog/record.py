@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat as stat_bits
 from typing import Any, Final
 
@@ -31,7 +32,9 @@ class PlaceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     """One process. ``start``: kernel start time, clock ticks; ``due_at``: when its timer fires, monotonic.
 
     ``session``: the session that the last process led, by which what it left behind is known. ``ended``: it
-    has ended, and what it had started is still being stopped.
+    has ended, and what it had started is still being stopped. ``left``: how many processes it left behind,
+    ``left_pids``: some of them. Of the stop that is under way: ``stop_signal``, its signal; ``asked``: what has
+    had that, by pid and start time; ``killing``: whether SIGKILL is what is left gets by now.
     """
 
     number: int
@@ -50,6 +53,10 @@ class PlaceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     over: bool = False
     ended: bool = False
     left: int = 0
+    left_pids: tuple[int, ...] = ()
+    killing: bool = False
+    stop_signal: int = 0
+    asked: tuple[tuple[int, int], ...] = ()
     error: str = ""
     cause: str = ""
 
@@ -175,5 +182,7 @@ def _check(record: StateRecord, job: str) -> None:
         phase = place.process.phase
         if place.pid is None and phase in _WITH_PROCESS:
             raise UnusableRecord(f"{FILE}: {phase.value} without a process id")
-        if place.pid is not None and phase not in ALIVE:
+        if not 0 <= place.stop_signal < signal.NSIG:
+            raise UnusableRecord(f"{FILE}: impossible signal")
+        if place.pid is not None and (phase not in ALIVE or phase is Phase.CLEARING):
             raise UnusableRecord(f"{FILE}: {phase.value} with a process id")

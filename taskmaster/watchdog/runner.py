@@ -44,6 +44,8 @@ from taskmaster.watchdog.spawning import Spawning
 
 #: How soon a state record that could not be written is tried again, seconds.
 _RECORD_AGAIN_S: Final = 1.0
+#: Of how many processes of the job the record knows that they have had the stop signal: 20 bytes each.
+_MOST_ASKED: Final = 16384
 
 
 class Runner:
@@ -136,9 +138,9 @@ class Runner:
 
     def _perform(self, place: Place, event: Event, effect: Effect) -> None:
         if isinstance(effect, Spawn):
-            place.wants_spawn, place.error, place.left = True, "", 0
+            place.wants_spawn, place.error = True, ""
         elif isinstance(effect, SignalStop):
-            self.signalling.stop(place)
+            self.signalling.begin(place)
         elif isinstance(effect, KillAll):
             over = isinstance(event, TimerFired)
             self.signalling.kill(place, "stopTime was over" if over else "asked for")
@@ -211,7 +213,9 @@ class Runner:
             gaps=int(self.family.has_strangers),
             inherited=tuple(self.family.inherited),
             next_notice=self.notices.next_number,
-            places=tuple(place.record() for place in self.places.values()),
+            places=tuple(
+                place.record(_MOST_ASKED // len(self.places)) for place in self.places.values()
+            ),
             notices=self.notices.records(),
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from taskmaster import children
-from taskmaster.core.events import Spawned, SpawnFailed, Start, Stop
+from taskmaster.core.events import LeftBehind, Spawned, SpawnFailed, Start, Stop
 from taskmaster.core.lifecycle import Phase
 from taskmaster.core.states import Desired
 from taskmaster.watchdog import process
@@ -44,34 +44,30 @@ class Spawning:
             if len(forked) == _FORKS_A_TURN:
                 self._runner.loop.call_in(0, self._runner.mark_dirty)
                 break
-            down = place.process.desired is Desired.DOWN or place.process.urgent
-            if place.phase is not Phase.SPAWNING or down:
-                place.wants_spawn = False
-                if place.phase is Phase.SPAWNING:
-                    self._not_to_be(place)
-                continue
-            if self._is_clear(place):
-                place.wants_spawn = False
-                if self._fork(place):
-                    forked.append(place)
+            place.wants_spawn = False
+            if place.phase is Phase.SPAWNING and self._is_to_be(place) and self._fork(place):
+                forked.append(place)
         return forked
 
-    def _not_to_be(self, place: Place) -> None:
-        """A start was taken back before anything was forked; what an earlier process left goes too."""
-        self._runner.feed(place, SpawnFailed())
-        if place.phase is Phase.STOPPED and self._runner.signalling.left_behind(place):
-            self._runner.feed(place, Stop(True))
-
-    def _is_clear(self, place: Place) -> bool:
+    def _is_to_be(self, place: Place) -> bool:
+        """Whether the process is to be forked now: it is still wanted, and nothing of the one before is left."""
+        runner = self._runner
+        wanted = place.process.desired is Desired.UP and not place.process.urgent
         try:
-            return self._runner.signalling.cleared(place)
+            clear = runner.signalling.is_clear(place)
         except OSError as error:
             if error.errno not in SHORT:
                 raise
-            place.wants_spawn = False
-            text = f"look for what the process before left: {os.strerror(error.errno or 0)}"
-            self._not_started(place, Failure(text, error.errno or 0))
-            return False
+            if wanted:
+                text = f"look for what the process before left: {os.strerror(error.errno or 0)}"
+                self._not_started(place, Failure(text, error.errno or 0))
+                return False
+            clear = True  # the next start looks again
+        if not clear:
+            runner.feed(place, LeftBehind())
+        elif not wanted:
+            runner.feed(place, SpawnFailed())
+        return clear and wanted
 
     def _fork(self, place: Place) -> bool:
         try:

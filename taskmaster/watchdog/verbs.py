@@ -133,7 +133,7 @@ class Verbs:
     def _start(self, request: int) -> None:
         begun = [place for place in self._wanted() if not _is_up(place)]
         for place in begun:
-            self._start_anew(place)
+            self._runner.feed(place, Start())
         self._wait_for(request, SUCCESS if begun else REDUNDANT)
 
     def _stop(self, request: int) -> None:
@@ -146,12 +146,17 @@ class Verbs:
         self._wanted()
         outcome = REDUNDANT
         for place in list(self._runner.places.values()):
-            remains = place.phase not in ALIVE and bool(self._runner.signalling.left_behind(place))
-            idle = place.phase is Phase.STOPPED and place.process.desired is Desired.DOWN
-            if not idle or remains:
+            if self._down(place, event):
                 outcome = SUCCESS
-                self._runner.feed(place, event(remains))
         self._answer(request, outcome, "")
+
+    def _down(self, place: Place, event: type[Stop] | type[Kill]) -> bool:
+        """Bring a place down, with what an ended process has left behind; False where that is so already."""
+        remains = place.phase not in ALIVE and bool(self._runner.signalling.left_behind(place))
+        idle = place.phase is Phase.STOPPED and place.process.desired is Desired.DOWN
+        if remains or not idle:
+            self._runner.feed(place, event(remains))
+        return remains or not idle
 
     def _repair(self, request: int) -> None:
         wanted = self._wanted()
@@ -171,7 +176,7 @@ class Verbs:
     def _restart(self, request: int) -> None:
         self._take_down(self._wanted())
         for place in self._wanted():
-            self._start_anew(place)
+            self._runner.feed(place, Start())
         self._wait_for(request, SUCCESS)
 
     def _ensure(self, request: int) -> None:
@@ -181,12 +186,6 @@ class Verbs:
             if place.process.desired is Desired.DOWN:
                 self._runner.feed(place, Start())
         self._answer(request, SUCCESS, "")
-
-    def _start_anew(self, place: Place) -> None:
-        """Start, after a polite end of what an earlier process has left behind (a daemon, say)."""
-        if place.phase in IDLE and self._runner.signalling.left_behind(place):
-            self._runner.feed(place, Stop(True))
-        self._runner.feed(place, Start())
 
     def _take_down(self, places: list[Place]) -> None:
         for place in places:
@@ -246,7 +245,7 @@ class Verbs:
     def _drop_surplus(self) -> None:
         for place in list(self._runner.places.values()):
             if place.number >= self._runner.spec.proc_nr:
-                self._runner.feed(place, Stop())
+                self._down(place, Stop)
 
     # the end --------------------------------------------------------------------------------------
 
@@ -255,11 +254,7 @@ class Verbs:
         self._retiring = request
         with self._because_of(cause):
             for place in list(self._runner.places.values()):
-                remains = place.phase not in ALIVE and bool(
-                    self._runner.signalling.left_behind(place)
-                )
-                if place.phase is not Phase.STOPPED or remains:
-                    self._runner.feed(place, Stop(remains))
+                self._down(place, Stop)
 
     # outcomes -------------------------------------------------------------------------------------
 
@@ -315,6 +310,6 @@ def _is_up(place: Place) -> bool:
 
 def _under_way(place: Place) -> bool:
     """Whether a start is still on its way to being a program."""
-    if place.phase is Phase.SPAWNING:
+    if place.phase in (Phase.SPAWNING, Phase.CLEARING):
         return True
     return place.phase is Phase.STOPPING and place.process.desired is Desired.UP

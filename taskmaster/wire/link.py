@@ -24,7 +24,7 @@ class ProcessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     start failed. ``exit_unknown``: it ended, and nobody could say how. ``exit_why``: it was ended, and why.
     ``memory``: bytes in RAM, where there is a limit; ``memory_by``: what keeps that (cgroup, watching).
     ``failures``: failed starts in a row, ``crashes``: ends after RUNNING in a row. ``left``: processes that
-    it left behind when it ended.
+    it left behind when it ended, ``left_pids``: some of them.
     """
 
     number: int
@@ -46,6 +46,7 @@ class ProcessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     kill_at: float | None = None
     crashes: int = 0
     left: int = 0
+    left_pids: tuple[int, ...] = ()
     error: str = ""
 
 

@@ -10,7 +10,7 @@ from config_disk import ROOT
 
 from taskmaster.config.jobfile import JOB_KEYS, parse_job, restarts
 from taskmaster.config.keys import MAX_BYTES, Required
-from taskmaster.core.spec import JobSpec, RestartPolicy
+from taskmaster.core.spec import JobSpec, RestartPolicy, StopTo
 from taskmaster.errors import FileError, InvalidJobName
 
 BASE = Path("/srv/base")
@@ -28,6 +28,7 @@ PROMISED = {
     "restartTimes": 3,
     "stopSig": "TERM",
     "stopTime": 10,
+    "stopTo": "main",
     "stdout": "%n_stdout.log",
     "stderr": "%n_stderr.log",
     "logMaxBytes": 52428800,
@@ -133,6 +134,7 @@ def test_everything_at_once():
         ({"stopSig": "sigrtmin+1"}, "stop_signal", 35),
         ({"stopSig": "RTMAX-2"}, "stop_signal", 62),
         ({"stopSig": 9}, "stop_signal", 9),
+        ({"stopTo": "all"}, "stop_to", StopTo.ALL),
         ({"procNr": 1000}, "proc_nr", 1000),
         ({"procNr": 2.0}, "proc_nr", 2),
         ({"startTime": 2}, "start_time_s", 2.0),
@@ -171,6 +173,7 @@ def test_accepted(members, field, value):
         *(("stopSig", v) for v in (0, 65, "SIG", "SIGSIG", "TERM+1", "15", None, ["TERM"], True)),
         *(("stopSig", v) for v in ("RTMIN-1", "RTMIN+31", "RTMAX+1", "_DFL", "TERM ", "RTMIN1")),
         *(("stopTime", v) for v in (-1, False, 10**60)),
+        *(("stopTo", v) for v in ("", "MAIN", "both", 0, None, ["main"])),
         *(
             ("stdout", v)
             for v in ("", "../a", "a/../b", "a/..", "a/", "/", "/a/", ".", "a/.", "a\0")

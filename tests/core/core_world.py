@@ -22,6 +22,7 @@ from taskmaster.core.events import (
     Exited,
     Kill,
     KillAll,
+    LeftBehind,
     SignalStop,
     Spawn,
     Spawned,
@@ -42,7 +43,7 @@ class Place(str, enum.Enum):
     """What is in the place of one process."""
 
     EMPTY = "empty"
-    FORKED = "forked, not yet exec'd"
+    FORKED = "forked or about to be, not yet exec'd"
     ALIVE = "alive"
     REMAINS = "only what it had started is alive"
 
@@ -62,6 +63,7 @@ LAWS = {
     Phase.EXITED: Law((Place.EMPTY,), None, (UP,)),
     Phase.FATAL: Law((Place.EMPTY,), None, (UP,)),
     Phase.SPAWNING: Law((Place.FORKED,), None, (UP, DOWN)),
+    Phase.CLEARING: Law((Place.REMAINS,), Timer.KILL, (UP,)),
     Phase.STARTING: Law((Place.ALIVE,), Timer.STABLE, (UP,)),
     Phase.RUNNING: Law((Place.ALIVE,), None, (UP,)),
     Phase.BACKOFF: Law((Place.EMPTY,), Timer.RETRY, (UP,)),
@@ -75,6 +77,7 @@ COMMANDS: tuple[Event, ...] = (
 )
 HAPPENINGS: tuple[Event, ...] = (
     Spawned(),
+    LeftBehind(),
     *(SpawnFailed(transient, jitter) for transient in (False, True) for jitter in JITTERS),
     *(
         Exited(normal, uptime_s, jitter)
@@ -125,7 +128,7 @@ class World:
 
     def can_happen(self, event: Event) -> bool:
         """Whether the world can bring this event about; commands may come at any time."""
-        if isinstance(event, (Spawned, SpawnFailed)):
+        if isinstance(event, (Spawned, SpawnFailed, LeftBehind)):
             return self.place is Place.FORKED
         if isinstance(event, Exited):
             return self.place in (Place.ALIVE, Place.REMAINS)
@@ -136,7 +139,8 @@ class World:
     def after(self, event: Event, of: JobSpec) -> tuple[World, tuple[Effect, ...]]:
         """The world after ``event``, each effect having been possible when it came."""
         place, timer = self.place, self.timer
-        if isinstance(event, (Stop, Kill)) and event.remains and place is Place.EMPTY:
+        told_of_remains = isinstance(event, (Stop, Kill)) and event.remains and place is Place.EMPTY
+        if told_of_remains or isinstance(event, LeftBehind):
             place = Place.REMAINS
         elif isinstance(event, Spawned):
             place = Place.ALIVE
@@ -168,7 +172,11 @@ class World:
         """Assert what architecture, section 4, demands of every world."""
         law = LAWS[self.process.phase]
         assert self.place in law.places, f"{self.process.phase.value}, but {self.place.value}"
-        assert self.timer is law.timer, f"{self.process.phase.value}, but timer {self.timer}"
+        timer = law.timer
+        unwanted = self.process.urgent or self.process.desired is DOWN
+        if self.process.phase is Phase.SPAWNING and unwanted:
+            timer = Timer.KILL  # it may hang before its exec
+        assert self.timer is timer, f"{self.process.phase.value}, but timer {self.timer}"
         assert self.process.desired in law.desired, self.process
         assert self.process.failures >= 0, self.process
         assert self.process.crashes >= 0, self.process
@@ -250,6 +258,8 @@ class Host:
             self.world.check()
             if isinstance(event, Spawned):
                 self.exec_at = self.now
+            elif isinstance(event, LeftBehind):
+                self.spawned_at.pop()  # nothing was forked
             for effect in self.effects:
                 if isinstance(effect, Spawn):
                     self.spawned_at.append(self.now)

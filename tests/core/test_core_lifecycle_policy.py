@@ -12,6 +12,7 @@ from taskmaster.core.events import (
     Exited,
     Kill,
     KillAll,
+    LeftBehind,
     SignalStop,
     Spawn,
     Spawned,
@@ -333,26 +334,118 @@ def test_what_a_process_left_behind_is_stopped(phase, command):
     assert (host.phase, host.world.place) == (Phase.STOPPED, Place.EMPTY)
 
 
+KILLED = (KillAll(), Arm(Timer.KILL, KILL_AGAIN_S))
+
+
+@pytest.mark.parametrize("come_to", [Spawned(), LeftBehind()], ids=repr)
 @pytest.mark.parametrize(
-    ("commands", "signal", "again_s"),
+    ("commands", "effects"),
     [
-        ([Stop()], SignalStop(), 7.0),
-        ([Kill()], KillAll(), KILL_AGAIN_S),
-        ([Kill(), Stop()], KillAll(), KILL_AGAIN_S),
-        ([Stop(), Kill()], KillAll(), KILL_AGAIN_S),
+        ([Stop()], (SignalStop(),)),
+        ([Kill()], KILLED),
+        ([Kill(), Stop()], KILLED),
+        ([Stop(), Kill()], KILLED),
     ],
     ids=repr,
 )
-def test_stop_before_exec(commands, signal, again_s):
+def test_stop_before_exec(commands, effects, come_to):
     """A stop during a spawn waits for its outcome: the process is signalled as soon as there is one."""
     host = Host(spec())
     host.tell(Start(), *commands)
     assert (host.phase, host.process.desired) == (Phase.SPAWNING, Desired.DOWN)
-    host.tell(Spawned())
-    assert (host.phase, host.effects) == (Phase.STOPPING, (signal, Arm(Timer.KILL, again_s)))
+    host.tell(come_to)
+    assert (host.phase, host.effects) == (Phase.STOPPING, effects)
     host = Host(spec())
     host.tell(Start(), *commands, SpawnFailed())
-    assert (host.phase, host.effects) == (Phase.STOPPED, ())
+    assert (host.phase, host.effects) == (Phase.STOPPED, (Disarm(),))
+
+
+def test_a_spawn_that_hangs_has_a_deadline():
+    """A stop ends a child that hangs before its exec at stopTime; what comes of it has no time of its own."""
+    host = Host(spec())
+    host.tell(Start(), Stop())
+    assert (host.effects, host.wait_s) == ((Arm(Timer.KILL, 7.0),), 7.0)
+    host.advance(3)
+    host.tell(Stop())
+    assert (host.effects, host.wait_s) == ((), 4.0)
+    host.fire()
+    assert (host.phase, host.now, host.effects) == (Phase.SPAWNING, 7.0, KILLED)
+    host.fire()
+    assert host.effects == KILLED
+    host.tell(SpawnFailed())
+    assert (host.phase, host.process.failures, host.wait_s) == (Phase.STOPPED, 0, math.inf)
+
+    host = Host(spec())
+    host.tell(Start(), Stop())
+    host.advance(5)
+    host.tell(Spawned())
+    assert (host.phase, host.effects, host.wait_s) == (Phase.STOPPING, (SignalStop(),), 2.0)
+
+
+def test_a_stop_that_is_taken_back_before_exec():
+    """Wanted up again before anything was killed, it becomes a program as if nothing had been."""
+    host = Host(spec())
+    host.tell(Start(), Stop(), Start())
+    assert (host.phase, host.effects, host.wait_s) == (Phase.SPAWNING, (Disarm(),), math.inf)
+    host.tell(Spawned())
+    assert host.phase is Phase.STARTING
+
+
+def left(host):
+    """It crashes, and something that it had started lives where the next is to be started."""
+    host.run()
+    host.end()
+    host.tell(LeftBehind())
+    assert host.phase is Phase.CLEARING
+
+
+def test_what_a_crash_leaves_behind_goes_first():
+    """The stop signal, stopTime, SIGKILL again and again; the next process comes when nothing is left."""
+    host = Host(spec(ALWAYS))
+    left(host)
+    assert host.effects == (SignalStop(), Arm(Timer.KILL, 7.0))
+    before, crashes = len(host.spawned_at), host.process.crashes
+    for _ in range(2):
+        host.fire()
+        assert (host.phase, host.effects) == (Phase.CLEARING, KILLED)
+    assert len(host.spawned_at) == before
+    host.tell(Exited(True, 0.0))
+    assert (host.phase, host.effects) == (Phase.SPAWNING, (Disarm(), Spawn()))
+    # Neither forgiven nor held against it.
+    assert (host.process.crashes, host.process.failures) == (crashes, 0)
+
+
+def test_crashes_that_leave_something_behind_are_slowed_down_as_any():
+    """A quick crash loop: each round clears before it starts, and the pauses grow all the same."""
+    host = Host(spec(ALWAYS, start_time_s=0))
+
+    def crash():
+        if host.phase is Phase.SPAWNING:
+            host.tell(LeftBehind(), Exited(True, 0.0))
+        host.run()
+        host.end()
+
+    assert waits(host, crash, 5) == [0, 1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("command", "effects", "wait_s"), [(Stop(), (), 4.0), (Kill(), KILLED, KILL_AGAIN_S)]
+)
+def test_a_command_while_it_is_cleared_away(command, effects, wait_s):
+    """A stop lets what had its signal have its time, and signals nobody twice; a kill does not wait."""
+    host = Host(spec(ALWAYS))
+    left(host)
+    host.advance(3)
+    host.tell(Start())
+    assert (host.phase, host.effects) == (Phase.CLEARING, ())
+    host.tell(command)
+    assert (host.phase, host.process.desired) == (Phase.STOPPING, Desired.DOWN)
+    assert (host.effects, host.wait_s) == (effects, wait_s)
+    host.tell(Start(), Exited(True, 0.0))
+    assert (host.phase, host.process.crashes) == (Phase.SPAWNING, 0)
+    left(host)
+    host.tell(command, Exited(True, 0.0))
+    assert (host.phase, host.wait_s) == (Phase.STOPPED, math.inf)
 
 
 @each_policy

@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from taskmaster.core.backoff import CAP_S
-from taskmaster.core.events import Arm, Kill, KillAll, SignalStop, Spawned, SpawnFailed, Start, Stop
+from taskmaster.core.events import (
+    Arm,
+    Kill,
+    KillAll,
+    LeftBehind,
+    SignalStop,
+    Spawned,
+    SpawnFailed,
+    Start,
+    Stop,
+)
 from taskmaster.core.lifecycle import KILL_AGAIN_S, Phase
 from taskmaster.core.spec import RestartPolicy
 
@@ -66,6 +76,11 @@ class Life(RuleBasedStateMachine):
         self.failed_in_a_row += not transient
         self.tell(SpawnFailed(transient, jitter))
 
+    @precondition(lambda self: self.host.world.place is Place.FORKED)
+    @rule()
+    def something_is_left_behind(self):
+        self.tell(LeftBehind())
+
     @precondition(lambda self: self.host.world.place in (Place.ALIVE, Place.REMAINS))
     @rule(normal=st.booleans(), jitter=st.floats(0, 1, exclude_max=True))
     def it_ends(self, normal, jitter):
@@ -101,7 +116,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def stopping_was_told(self):
-        if self.host.phase is Phase.STOPPING:
+        if self.host.phase in (Phase.STOPPING, Phase.CLEARING):
             assert self.signalled
             longest_s = max(self.host.spec.stop_time_s, KILL_AGAIN_S)
             assert self.host.wait_s <= longest_s + 1e-6

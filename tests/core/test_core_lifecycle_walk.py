@@ -11,9 +11,11 @@ from core_world import COMMANDS, EVENTS, HAPPENINGS, LAWS, SPECS, Place, named, 
 from taskmaster.core import lifecycle
 from taskmaster.core.events import (
     Arm,
+    Disarm,
     Exited,
     Kill,
     KillAll,
+    LeftBehind,
     SignalStop,
     Spawn,
     Spawned,
@@ -114,6 +116,10 @@ def closure(world, spec):
     return seen, moves
 
 
+#: Phases in which whatever lives has been sent the stop signal.
+SIGNALLED = (Phase.STOPPING, Phase.CLEARING)
+
+
 @each_spec
 def test_stop_and_kill_settle_in_stopped(spec):
     """From anywhere, nothing starts again, what lives is signalled, and the end of it is STOPPED."""
@@ -129,7 +135,9 @@ def test_stop_and_kill_settle_in_stopped(spec):
             elif isinstance(command, Kill):
                 # Also to what has not got as far as its exec: it may hang before it.
                 assert signals == [KillAll()]
-            elif world.process.phase is not Phase.STOPPING and first.place is not Place.FORKED:
+            elif first.place is Place.FORKED or world.process.phase in SIGNALLED:
+                assert signals == []
+            else:
                 assert signals == [SignalStop()]
             settles_by_itself(first, command, spec)
 
@@ -143,16 +151,15 @@ def settles_by_itself(first, command, spec):
         assert after.process.desired is Desired.DOWN
         if isinstance(event, (SpawnFailed, Exited)):
             assert after.process.phase is Phase.STOPPED
-        elif isinstance(event, Spawned):
-            # A kill that came before there was a program goes to the program as well.
-            urgent = isinstance(command, Kill) or first.process.urgent
-            arm = lifecycle.KILL_AGAIN_S if urgent else spec.stop_time_s
-            signal = KillAll() if urgent else SignalStop()
-            assert effects == (signal, Arm(Timer.KILL, arm))
+        elif isinstance(event, (Spawned, LeftBehind)):
+            # A kill that came before there was a program goes to the program as well; a stop has one deadline.
+            killed = (KillAll(), Arm(Timer.KILL, lifecycle.KILL_AGAIN_S))
+            assert effects == (killed if before.process.urgent else (SignalStop(),))
+            assert before.process.urgent or not isinstance(command, Kill)
         else:
             assert event == TimerFired(Timer.KILL)
             assert effects == (KillAll(), Arm(Timer.KILL, lifecycle.KILL_AGAIN_S))
-            assert after == before
+            assert (after.process.phase, after.place) == (before.process.phase, before.place)
     over = [w for w in seen if not any(w.can_happen(event) for event in HAPPENINGS)]
     assert {w.process.phase for w in over} == {Phase.STOPPED}
 
@@ -165,7 +172,11 @@ def test_start_is_obeyed_from_anywhere(spec):
         assert after.process.desired is Desired.UP
         assert (Spawn() in effects) == (world.place is Place.EMPTY)
         if world.place is not Place.EMPTY:
-            assert (after.process.phase, effects) == (world.process.phase, ())
+            assert after.process.phase is world.process.phase
+            taken_back = (
+                world.place is Place.FORKED and world.timer is not None and not world.process.urgent
+            )
+            assert effects == ((Disarm(),) if taken_back else ())
         else:
             assert (after.process.failures, after.process.crashes) == (0, 0)
         if after.process.phase is Phase.STOPPING:
@@ -190,6 +201,7 @@ COLUMNS = {
     "Spawned": (Spawned,),
     "SpawnFailed": (SpawnFailed,),
     "Exited": (Exited,),
+    "LeftBehind": (LeftBehind,),
     "TimerFired": (TimerFired,),
 }
 
@@ -267,7 +279,7 @@ def test_the_sets_of_phases():
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_the_outside_sees_starting_for_both(phase):
-    """Each phase shows as the state of its name, but a spawn under way as STARTING."""
-    shown = "STARTING" if phase is Phase.SPAWNING else phase.value
+def test_the_outside_sees_starting_for_all_three(phase):
+    """Each phase shows as the state of its name, but what comes before a process as STARTING."""
+    shown = "STARTING" if phase in (Phase.SPAWNING, Phase.CLEARING) else phase.value
     assert phase.state is State(shown)

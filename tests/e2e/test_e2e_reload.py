@@ -14,7 +14,7 @@ BASE = {"cmd": ["sleep", "1000"], "startTime": 0, "stopTime": 5, "procNr": 2}
 #: Changes that running processes are not restarted for.
 LIVE = [
     {"restart": "always"}, {"restart": 0}, {"stopSig": "INT"}, {"stopTime": 1}, {"startTime": 3},
-    {"restartTimes": -1},
+    {"restartTimes": -1}, {"stopTo": "all"},
     {"logMaxBytes": 1000}, {"logMaxBytes": 0}, {"logBackups": 1}, {"stdout": "other_%n.log"}, {"stdout": None},
     {"stderr": "stdout"}, {"stderr": None}, {"autoStart": False}, {"normalExitCode": [0, 1]},
     {"normalExitSig": [15]},

@@ -106,7 +106,7 @@ Identity = st.none() | st.tuples(st.integers(2, (1 << 22) - 1), st.integers(0, 2
 def placed(draw: st.DrawFn, number: int, identity: tuple[int, int] | None) -> PlaceRecord:
     """A place, with a process or without, in a phase in which that may be."""
     running = {Phase.STARTING, Phase.RUNNING}
-    phases = sorted(ALIVE if identity else set(Phase) - running)
+    phases = sorted(ALIVE - {Phase.CLEARING} if identity else set(Phase) - running)
     times = st.integers(0, 2**31)
     process = st.builds(
         Process, st.sampled_from(phases), st.sampled_from(Desired), times, times, st.booleans()
@@ -124,6 +124,11 @@ def placed(draw: st.DrawFn, number: int, identity: tuple[int, int] | None) -> Pl
         exit_signal=draw(st.none() | st.integers(1, 64)),
         exit_unknown=draw(st.booleans()),
         ended=draw(st.booleans()),
+        left=draw(times),
+        left_pids=tuple(draw(st.lists(st.integers(2, (1 << 22) - 1), max_size=3))),
+        killing=draw(st.booleans()),
+        stop_signal=draw(st.integers(0, 64)),
+        asked=tuple(draw(st.lists(st.tuples(times, times), max_size=3))),
         error=draw(Text),
     )
 
