@@ -300,7 +300,7 @@ DAEMON_KEYS: Final = (
     Key(
         name="jobOutputMaxBytes",
         kind=kinds.whole(0, 2**50, "0: no limit"),
-        default=10737418240,
+        default=17179869184,
         fields=("job_output_max_bytes",),
         meaning="How much output may be kept of a job that somebody with limited rights pushes.",
     ),

@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -131,8 +131,8 @@ def record(fd: int, content: bytes, version: Version) -> Version:
     return complete
 
 
-def note(fd: int, uid: int, content: bytes, version: Version) -> None:
-    """Record, once, what is in force already and was put there by others. Raises OSError.
+def note(fd: int, uid: int, content: bytes, version: Version) -> bool:
+    """Record, once, what is in force already and was put there by others; whether it did. Raises OSError.
 
     Not flushed to the disk: nothing waits for it to be there, and a daemon that starts with a thousand
     job files has to serve. What a loss of power leaves of it is shorter than it says, and noted again.
@@ -144,10 +144,11 @@ def note(fd: int, uid: int, content: bytes, version: Version) -> None:
             os.unlink(f"{stems[-1]}.meta.json", dir_fd=fd)
             os.unlink(f"{stems[-1]}.tm.json", dir_fd=fd)
         elif _meta(fd, stems[-1], uid, "meta").action != "deleted":
-            return
+            return False
     complete = _completed(fd, content, version)
     write(fd, f"{_stem(complete)}.tm.json", content, durable=False)
     write(fd, f"{_stem(complete)}.meta.json", msgspec.json.encode(complete), durable=False)
+    return True
 
 
 def _completed(fd: int, content: bytes, version: Version) -> Version:
@@ -215,9 +216,26 @@ def settle(fd: int, uid: int, current: str | None) -> None:
             abandon(fd, version)
     for stem in listing.tm - listing.meta - listing.pending:
         os.unlink(f"{stem}.tm.json", dir_fd=fd)
-    for stem in listing.stems()[:-KEPT]:
+    drop(fd, listing.stems()[:-KEPT])
+
+
+def drop(fd: int, stems: Sequence[str]) -> None:
+    """Remove these versions. Raises OSError."""
+    for stem in stems:
         os.unlink(f"{stem}.meta.json", dir_fd=fd)
         os.unlink(f"{stem}.tm.json", dir_fd=fd)
+
+
+def sizes(fd: int) -> list[tuple[str, int]]:
+    """The versions that came to pass, oldest first, each with the bytes of its files. Raises OSError."""
+    stems = _listing(fd).stems()
+    found = dict.fromkeys(stems, 0)
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            match = _NAME.fullmatch(entry.name)
+            if match and match[1] in found:
+                found[match[1]] += entry.stat(follow_symlinks=False).st_size
+    return list(found.items())
 
 
 def versions(

@@ -16,6 +16,7 @@ from typing import Final
 
 from taskmaster.config import history, keys, kinds, trusted
 from taskmaster.config.history import Action, Version
+from taskmaster.config.keeping import Keeping
 from taskmaster.core import names
 from taskmaster.errors import Conflict, FileError
 
@@ -36,7 +37,7 @@ class JobStore:
 
     A missing directory is made, mode 0700. Raises FileError for one that cannot be had, or that others
     may write to. What a crash left is cleaned up, where the directory can be written to. ``read_only``: nothing
-    is made and nothing cleaned up.
+    is made and nothing cleaned up. ``history_max_bytes``: what all histories may take, 0 for any.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class JobStore:
         *,
         clock: Callable[[], datetime] = _utc,
         read_only: bool = False,
+        history_max_bytes: int = 0,
     ) -> None:
+        self._keeping = Keeping(uid, history_max_bytes)
         self.directory = directory
         self._uid = uid
         self._clock = clock
@@ -155,6 +158,7 @@ class JobStore:
                         _abandon(past, pending)
                     raise
                 _confirm(past, pending)
+                self._keep(folder, name, past, deleted=False)
         return history.sha256(data)
 
     def remove(self, name: str, *, who: str, reason: str = "") -> None:
@@ -181,6 +185,7 @@ class JobStore:
                 step.append("making its removal durable")
                 os.fsync(folder)
                 _confirm(past, [version])
+                self._keep(folder, name, past, deleted=True)
 
     def _check(self, folder: int, name: str, old: bytes | None, if_hash: str | None) -> None:
         """Raises Conflict where the file is another than ``if_hash`` says."""
@@ -214,7 +219,8 @@ class JobStore:
             history.opened(folder, name, self._uid, create=True, durable=False) as past,
         ):
             assert past is not None
-            history.note(past, self._uid, data, self._version("edited", who, reason))
+            if history.note(past, self._uid, data, self._version("edited", who, reason)):
+                self._keep(folder, name, past, deleted=False)
 
     def history(
         self, name: str, before: int | None = None, at_most: int | None = None
@@ -267,6 +273,14 @@ class JobStore:
             except OSError as error:  # EACCES, EIO
                 raise self._unreadable(error) from None
         raise FileError(file, "", "no such version", "none: it has no history")
+
+    def _keep(self, folder: int, name: str, past: int, *, deleted: bool) -> None:
+        """A history has grown: remove what is over the limits."""
+        try:
+            self._keeping.look(past, name, deleted=deleted)
+        except OSError:  # EIO, EMFILE: the change itself is done; the next one looks again
+            return
+        self._keeping.prune(folder)
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[int]:
@@ -341,6 +355,7 @@ class JobStore:
                     _unlink(entry, folder)
             for name in self._with_history(folder):
                 self._settle(folder, name)
+            self._keeping.prune(folder)
         except OSError as error:  # EACCES, EROFS, EIO
             raise self._unreadable(error) from None
 
@@ -362,6 +377,7 @@ class JobStore:
         with history.opened(folder, name, self._uid) as past:
             if past is not None:
                 history.settle(past, self._uid, None if old is None else history.sha256(old))
+                self._keeping.look(past, name, deleted=old is None)
 
 
 def _confirm(past: int, pending: list[Version]) -> None:

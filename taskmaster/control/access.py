@@ -53,14 +53,23 @@ def least(command: Command, job: str | None) -> Role:
 class Rights:
     """What one peer may do. ``everything``: it is root or the daemon's own user; ``who``: it, in words.
 
-    ``identity`` is what its connections are counted by. ``rules`` are those that are for it.
+    ``identity`` is what its connections are counted by. ``rules`` are those that are for it. ``output_max``: how
+    many bytes of output may be kept of each job that it pushes, 0: any.
     """
 
-    __slots__ = ("_roles", "everything", "identity", "rules", "uid", "who")
+    __slots__ = ("_roles", "everything", "identity", "output_max", "rules", "uid", "who")
 
     def __init__(
-        self, who: str, identity: str, uid: int | None, rules: Sequence[Rule], *, everything: bool
+        self,
+        who: str,
+        identity: str,
+        uid: int | None,
+        rules: Sequence[Rule],
+        *,
+        everything: bool,
+        output_max: int = 0,
     ) -> None:
+        self.output_max = output_max
         self.who = who
         self.identity = identity
         self.uid = uid
@@ -123,8 +132,14 @@ class Access:
     """The rules in force. ``own_uid``: the daemon's; ``insecure_remote``: strangers of other hosts may look."""
 
     def __init__(
-        self, rules: Sequence[Rule], own_uid: int, *, insecure_remote: bool = False
+        self,
+        rules: Sequence[Rule],
+        own_uid: int,
+        *,
+        insecure_remote: bool = False,
+        output_max: int = 0,
     ) -> None:
+        self._output_max = output_max
         self._rules = tuple(rules)
         self._own_uid = own_uid
         self._insecure_remote = insecure_remote
@@ -149,7 +164,11 @@ class Access:
             who, identity = f"certificate {shown(certificate or '')}", f"certificate {certificate}"
         else:
             who, identity = f"user {peer.user or uid}", f"uid {uid}"
-        return Rights(who, identity, uid, rules, everything=uid in (0, self._own_uid))
+        return Rights(
+            *(who, identity, uid, rules),
+            everything=uid in (0, self._own_uid),
+            output_max=self._output_max,
+        )
 
 
 def groups_of(uid: int) -> frozenset[int]:

@@ -1,8 +1,9 @@
 """What a job may be that somebody with limited rights pushes: nothing that he could not do himself.
 
 A job's file decides which user it runs as, and the daemon opens its output files before that. So who pushes
-by a rule is held to three things: the user (``runAs`` of his rule), output in the job's own log folder,
-and no other key that reaches beyond that user. A key that this file does not know is held to its default.
+by a rule is held to four things: the user (``runAs`` of his rule), output in the job's own log folder,
+so much of it and no more, since a watchdog of root writes it past any quota, and no other key that reaches
+beyond that user. A key that this file does not know is held to its default.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ FREE: Final = frozenset(
         "stop_to",
         "stderr_to_stdout",
     }
-    | {"log_max_bytes", "log_backups", "env", "dir", "umask", "cpu_affinity", "memory_max"}
+    | {"env", "dir", "umask", "cpu_affinity", "memory_max"}
 )
 #: The class of ionice that only root may give (ionice(1)).
 _REALTIME: Final = 1
@@ -44,7 +45,7 @@ LESS: Final[dict[str, Callable[[Any], bool]]] = {
     "no_new_privs": lambda value: value is True,
 }
 #: Fields that are looked at below.
-CHECKED: Final = frozenset({"runas", "stdout", "stderr"})
+CHECKED: Final = frozenset({"runas", "stdout", "stderr", "log_max_bytes", "log_backups"})
 
 
 def violation(spec: JobSpec, rights: Rights, own_uid: int) -> str | None:
@@ -55,6 +56,7 @@ def violation(spec: JobSpec, rights: Rights, own_uid: int) -> str | None:
         _user(spec, rights, own_uid)
         or _output("stdout", spec.stdout)
         or _output("stderr", spec.stderr)
+        or _amount(spec, rights.output_max)
         or _others(spec)
     )
 
@@ -106,6 +108,22 @@ def _output(key: str, path: str | None) -> str | None:
             f"{key} is an absolute path, and taskmasterd opens it; allowed: a relative one, or null"
         )
     return None
+
+
+def _amount(spec: JobSpec, most: int) -> str | None:
+    streams = (spec.stdout is not None) + (spec.stderr is not None and not spec.stderr_to_stdout)
+    files = streams * spec.proc_nr
+    if not most or not files:
+        return None
+    if not spec.log_max_bytes:
+        return f"logMaxBytes is 0, output without end; allowed: {most} bytes (jobOutputMaxBytes)"
+    kept = spec.log_max_bytes * (spec.log_backups + 1) * files
+    if kept <= most:
+        return None
+    return (
+        f"{kept} bytes of output would be kept (logMaxBytes {spec.log_max_bytes}, logBackups "
+        f"{spec.log_backups}, {files} output file{'s' if files > 1 else ''}); allowed: {most} (jobOutputMaxBytes)"
+    )
 
 
 def _others(spec: JobSpec) -> str | None:

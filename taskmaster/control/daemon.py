@@ -135,7 +135,10 @@ class Daemon:
             max_clients=config.max_clients,
             max_frame_bytes=config.max_frame_bytes,
             access=Access(
-                config.access, os.geteuid(), insecure_remote=config.allow_insecure_remote
+                config.access,
+                os.geteuid(),
+                insecure_remote=config.allow_insecure_remote,
+                output_max=config.job_output_max_bytes,
             ),
             quotas=quotas,
             idle_timeout_s=config.idle_timeout_s,

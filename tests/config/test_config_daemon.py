@@ -53,7 +53,7 @@ PROMISED = {
     "logFileMaxBytes": 10485760,
     "logFileBackups": 4,
     "historyMaxBytes": 268435456,
-    "jobOutputMaxBytes": 10737418240,
+    "jobOutputMaxBytes": 17179869184,
 }
 COMPUTED = {
     *("socket", "configDirectory", "logDirectory", "stateDirectory", "auditFile"),
@@ -114,7 +114,7 @@ def test_defaults_of_root():
             log_file_max_bytes=10485760,
             log_file_backups=4,
             history_max_bytes=268435456,
-            job_output_max_bytes=10737418240,
+            job_output_max_bytes=17179869184,
             max_frame_bytes=4194304,
             max_clients=512,
             max_clients_per_user=128,

@@ -252,6 +252,40 @@ def test_beyond_the_user(fields):
     assert violation(spec(runas="nobody", **fields), rights(peer(0)), 0) is None
 
 
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        ({}, True),
+        ({"log_max_bytes": 1 << 40}, False),
+        ({"log_max_bytes": 0}, False),
+        ({"log_max_bytes": 0, "stdout": None, "stderr": None}, True),
+        ({"log_backups": 1000}, False),
+        ({"log_max_bytes": 2 * MIB, "log_backups": 499}, True),
+        ({"log_max_bytes": 2 * MIB, "log_backups": 499, "proc_nr": 2}, False),
+        ({"log_max_bytes": 2 * MIB, "log_backups": 499, "proc_nr": 2, "stderr": None}, True),
+        (
+            {"log_max_bytes": 2 * MIB, "log_backups": 999, "stderr_to_stdout": True},
+            True,
+        ),
+        ({"proc_nr": 2}, False),
+    ],
+)
+def test_output_has_a_ceiling(fields, allowed):
+    """Files, generations, processes and streams count together; output without rotation is more than any limit."""
+    rule = Rule(role=Role.ADMIN, users=frozenset({ALICE}), run_as=("nobody",))
+    who = Access([rule], OWN, output_max=2000 * MIB).rights(peer(ALICE))
+    why = violation(spec(runas="nobody", **fields), who, 0)
+    assert (why is None) is allowed, why
+    assert why is None or "jobOutputMaxBytes" in why
+    root = Access([rule], OWN, output_max=2000 * MIB).rights(peer(0))
+    free = Access([rule], OWN, output_max=0).rights(peer(ALICE))
+    for unlimited in (root, free):
+        assert violation(spec(runas="nobody", **fields), unlimited, 0) is None
+
+
 def test_every_field_is_decided():
     """A field that is neither free nor looked at must have its default: a new key is closed until decided."""
     decided = FREE | CHECKED | set(LESS)

@@ -53,7 +53,9 @@ def opened(config: DaemonConfig, handed: HandOver | None, say: Say) -> Premises:
         seal=config.audit_seal_file,
         sink=sink,
     )
-    store = JobStore(config.config_directory, os.geteuid())
+    store = JobStore(
+        config.config_directory, os.geteuid(), history_max_bytes=config.history_max_bytes
+    )
     return Premises(statedir, audit, store, sink, _sink(config, config.audit_sink or "syslog", say))
 
 
