@@ -40,6 +40,7 @@ from taskmaster.control.proofs import Proofs
 from taskmaster.control.quota import Quotas
 from taskmaster.control.recording import Recording
 from taskmaster.control.rejections import Rejections
+from taskmaster.control.removals import Removals
 from taskmaster.control.review import Review
 from taskmaster.control.say import Say
 from taskmaster.control.server import Server
@@ -102,6 +103,7 @@ class Daemon:
             self._supervisor,
             self._store,
             Stops(config.config_directory),
+            Removals(config.config_directory),
             config.base,
             self._audit,
             self._say,
@@ -168,6 +170,7 @@ class Daemon:
             self._premises,
             self._supervisor,
             self._dispatcher,
+            self._definitions.removing,
             self._server,
             self._say,
         )
@@ -221,10 +224,12 @@ class Daemon:
         loop.after_turn = self._turn_over
         if handed is not None:
             self._supervisor.reaper.know(handed.reaped)
+            self._definitions.removing.know(handed.removals)
         self._definitions.load()
         if handed is not None:
             self._supervisor.orphans.know(handed.inherited)
             self._supervisor.take_over(handed.held)
+            self._supervisor.ask_again(handed.not_begun)
         if self._arrival is not None:
             self._arrival.begin()
         else:

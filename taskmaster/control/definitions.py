@@ -15,7 +15,10 @@ import msgspec
 from taskmaster.audit import AuditLog, Event
 from taskmaster.config import history, jobfile
 from taskmaster.config.store import JobStore
+from taskmaster.control.answers import Done, failed, refusing
 from taskmaster.control.job import Job
+from taskmaster.control.removals import Removal, Removals
+from taskmaster.control.removing import Removing
 from taskmaster.control.say import Say
 from taskmaster.control.status import timestamp
 from taskmaster.control.stops import Stops
@@ -25,9 +28,7 @@ from taskmaster.core import names
 from taskmaster.core.spec import JobSpec, changed_fields, same_processes
 from taskmaster.errors import Conflict, FileError, NoSuchJob, TaskmasterError
 from taskmaster.wire import replies
-from taskmaster.wire.replies import Reply
 
-Done = Callable[[Reply], None]
 #: Raises NotPermitted where who asks may not have this definition put in force.
 Permit = Callable[[JobSpec], None]
 _STARTED = "taskmasterd at its start"
@@ -64,6 +65,7 @@ class Definitions:
         supervisor: Supervisor,
         store: JobStore,
         stops: Stops,
+        removals: Removals,
         base: Path,
         audit: AuditLog,
         say: Say,
@@ -76,6 +78,8 @@ class Definitions:
         self._base = base
         self._audit = audit
         self._say = say
+        #: A job of the name of one that is gone is another one, so nobody has stopped it.
+        self.removing = Removing(supervisor, store, removals, audit, say, self.started)
 
     def path(self, name: str) -> str:
         """Where the file of a job is."""
@@ -148,6 +152,8 @@ class Definitions:
                     self._adopt_as_it_was(job)
                 continue
             self._put_in_force(job, definition)
+            if self.removing.goes_on(job):
+                continue
             self._supervisor.launching.bring_up(job)
             job.stopped = self._stops.get(name)
             if job.stopped is not None:
@@ -157,10 +163,14 @@ class Definitions:
                 self._supervisor.act(job, "ensure", None)
 
         for name in self._supervisor.unclaimed():
-            if not found and self._supervisor.launching.is_alive(name):
+            begun = self.removing.is_begun(name)
+            if not found and not begun and self._supervisor.launching.is_alive(name):
                 self._keep_vanished(self._supervisor.add(name))
             else:
-                self._stop_vanished(self._supervisor.add(name))
+                job = self._supervisor.add(name)
+                job.spec = _nothing(name)
+                self.removing.stop_vanished(job)
+        self.removing.tidy()
 
     def _keep_vanished(self, job: Job) -> None:
         """No job has a file, and this one runs: the directory may not be mounted just now, so it runs on."""
@@ -181,19 +191,6 @@ class Definitions:
     def _adopt_as_it_was(self, job: Job) -> None:
         """Go by the definition that the job's watchdog has, since no file of it can be used."""
         job.spec, job.asks_spec = _nothing(job.name), True
-        self._supervisor.launching.bring_up(job)
-
-    def _stop_vanished(self, job: Job) -> None:
-        """The file went while no daemon ran: a watchdog, found or launched to adopt, is told to end the job."""
-        job.spec = _nothing(job.name)
-
-        def stopped(outcome: str, error: str) -> None:
-            if outcome == replies.FAIL:
-                self._supervisor.retire(job, "its file was removed", stopped)
-            else:
-                self.removed(job, "its file was removed while no daemon ran")
-
-        self._supervisor.retire(job, "its file was removed", stopped)
         self._supervisor.launching.bring_up(job)
 
     def rejected(self, job: Job | None, error: FileError) -> None:
@@ -348,52 +345,14 @@ class Definitions:
         if self._supervisor.jobs.get(job.name) is not job:
             done(failed(NoSuchJob(job.name)))
             return
-        job.begin()
-
-        def stopped(outcome: str, error: str) -> None:
-            if outcome == replies.FAIL:
-                job.end()
-                done(replies.fail(error))
-                return
-            try:
-                self._store.remove(job.name, who=change.who, reason=change.reason)
-            except (FileError, OSError) as why:
-                job.removing = False
-                self._supervisor.launching.bring_up(job)
-                job.end()
-                done(failed(why, "; the job is stopped and kept"))
-                return
-            self.removed(job, f"deleted by {change.who}", change.cause)
-            done(replies.success())
-
-        if job.spec is None:
-            stopped(replies.SUCCESS, "")
-        else:
-            self._supervisor.retire(job, "removed", stopped, change.cause)
-
-    def removed(self, job: Job, reason: str, cause: str = "") -> None:
-        """Nothing of the job runs any more and its file is gone: it is forgotten."""
-        because = {"cause": cause} if cause else {}
-        self._audit.record(
-            Event.JOB_REMOVED, job=job.name, sha256=job.sha256, reason=reason, **because
-        )
-        self.started(job)  # a later job of that name is another one
-        self._supervisor.forget(job)
-        job.end()
+        try:
+            digest = self._store.sha256(job.name) or ""
+        except FileError:
+            digest = job.sha256
+        removal = Removal(change.who, change.reason, digest, change.cause)
+        self.removing.delete(job, removal, done)
 
 
 def _nothing(name: str) -> JobSpec:
     """A definition to launch a watchdog by that adopts: it then goes by the one in its record."""
     return JobSpec(job=name, argv=("true",), auto_start=False)
-
-
-def refusing(done: Done) -> Callable[[str], None]:
-    """What answers, with the reason it gets, that nothing was begun."""
-    return lambda why: done(replies.fail(why))
-
-
-def failed(error: TaskmasterError | OSError, then: str = "") -> Reply:
-    """The reply for an error; ``then``: what is so all the same."""
-    if isinstance(error, TaskmasterError):
-        return replies.fail(f"{error}{then}", error.code)
-    return replies.fail(f"{error.filename}: {error.strerror}{then}")

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from taskmaster.audit import AuditLog, Event
 from taskmaster.config import diff
 from taskmaster.config.store import JobStore
-from taskmaster.control.definitions import Change, Definition, Definitions, Done, failed, refusing
+from taskmaster.control.answers import Done, failed, refusing
+from taskmaster.control.definitions import Change, Definition, Definitions
 from taskmaster.control.job import Job
 from taskmaster.control.supervisor import Supervisor
 from taskmaster.errors import FileError
@@ -101,20 +102,12 @@ class Directory:
         def remove() -> None:
             if self._supervisor.jobs.get(job.name) is not job:
                 work.done()
-                return
-            job.begin()
-            if job.spec is None:
-                removed(replies.SUCCESS, "")
             else:
-                self._supervisor.retire(job, "its file was removed", removed, change.cause)
+                self._definitions.removing.vanish(job, change.cause, removed)
 
         def removed(outcome: str, error: str) -> None:
             if outcome == replies.FAIL:
                 errors.append(error)
-                if job.busy:
-                    job.end()
-            else:
-                self._definitions.removed(job, "its file was removed", change.cause)
             work.done()
 
         job.run(remove, lambda why: removed(replies.FAIL, why))

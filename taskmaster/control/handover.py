@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from taskmaster.control.peers import Peer
+from taskmaster.control.removals import Removal
 
 VARIABLE: Final = "TASKMASTER_HANDOVER"
 _MAX_BYTES: Final = 1 << 30
@@ -84,7 +85,9 @@ class HandOver(msgspec.Struct, frozen=True):
 
     ``reaped``: pid, start time and wait status; ``inherited``: by job, pid and start time of what its dead
     watchdogs had (by "" what may be of several); ``held``: by job, pid, start time and a pidfd of those whose
-    status nobody else may be able to tell. What has a default is not there in what an older program hands over.
+    status nobody else may be able to tell; ``not_begun``: by job, verb and cause of what was asked of a watchdog
+    and not taken up; ``removals``: the jobs that are being removed. What has a default is not there in what an
+    older program hands over.
     """
 
     version: str
@@ -98,6 +101,8 @@ class HandOver(msgspec.Struct, frozen=True):
     asked: Asked | None
     waiting: tuple[HandedConnection, ...] = ()
     holdings: Holdings | None = None
+    not_begun: dict[str, list[tuple[str, str]]] = {}
+    removals: dict[str, Removal] = {}
 
     def descriptors(self) -> list[int]:
         """All that has to survive the exec."""

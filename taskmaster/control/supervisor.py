@@ -143,6 +143,30 @@ class Supervisor:
         """Ask for a verb (see ``wire.link.Act``); ``cause``: id of the command behind it."""
         self.request(job, lambda number: Act(number, verb, cause), on_done)
 
+    def not_begun(self) -> dict[str, list[tuple[str, str]]]:
+        """By job, verb and cause of what its watchdog has not taken up, for the next program of this process.
+
+        ``restart`` that was sent is not among them: done twice it is another thing.
+        """
+        found = {
+            name: [
+                (request.message.verb, request.message.cause)
+                for request in job.requests.waiting()
+                if isinstance(request.message, Act) and not request.begun and request.repeatable
+            ]
+            for name, job in self.jobs.items()
+        }
+        return {name: asked for name, asked in found.items() if asked}
+
+    def ask_again(self, asked: dict[str, list[tuple[str, str]]]) -> None:
+        """Ask for what the program before this one, in the same process, could not hand to a watchdog."""
+        for name, verbs in asked.items():
+            job = self.jobs.get(name)
+            if job is None or job.spec is None or job.removing:
+                continue
+            for verb, cause in verbs:
+                self.act(job, verb, None, cause)
+
     def configure(self, job: Job, on_done: link.OnDone, cause: str = "") -> None:
         """Have the job's definition put in force."""
         spec = job.spec

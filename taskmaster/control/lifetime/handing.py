@@ -35,6 +35,7 @@ class Handing:
         self._supervisor = parts.supervisor
         self._dispatcher = parts.dispatcher
         self._server = parts.server
+        self._removing = parts.removing
         self._say = parts.say
         self._limits = limits
         self._listen = listen
@@ -53,6 +54,7 @@ class Handing:
             inherited=supervisor.orphans.known(),
             held=supervisor.hand_over(),
             asked=None,
+            not_begun=supervisor.not_begun(),
             holdings=identity.holdings(
                 self._config,
                 lock,
@@ -64,7 +66,7 @@ class Handing:
 
     def collect(self, exchange: Exchange) -> HandOver:
         """Let go of everything; ``exchange`` is the command that asked for it."""
-        described = self.describe()
+        described, removals = self.describe(), self._removing.keep()
         sessions: list[HandedSession] = []
         asked = None
         for session in list(self._dispatcher.sessions):
@@ -90,7 +92,11 @@ class Handing:
         self._premises.audit.close()
         self._server.hand_over()
         return structs.replace(
-            described, sessions=tuple(sessions), asked=asked, waiting=self._server.let_go()
+            described,
+            sessions=tuple(sessions),
+            asked=asked,
+            waiting=self._server.let_go(),
+            removals=removals,
         )
 
     def take_over(self, handed: HandOver, reply: Reply) -> None:

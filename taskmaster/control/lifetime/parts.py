@@ -7,6 +7,7 @@ from typing import NamedTuple
 from taskmaster.config.daemon import DaemonConfig
 from taskmaster.control.dispatcher import Dispatcher
 from taskmaster.control.lifetime.premises import Premises
+from taskmaster.control.removing import Removing
 from taskmaster.control.say import Say
 from taskmaster.control.server import Server
 from taskmaster.control.supervisor import Supervisor
@@ -21,5 +22,6 @@ class Parts(NamedTuple):
     premises: Premises
     supervisor: Supervisor
     dispatcher: Dispatcher
+    removing: Removing
     server: Server
     say: Say

@@ -52,6 +52,7 @@ class Upgrade:
         self._supervisor = parts.supervisor
         self._dispatcher = parts.dispatcher
         self._audit = parts.premises.audit
+        self._removing = parts.removing
         self._say = parts.say
         self._life = life
         self._handing = handing
@@ -130,6 +131,7 @@ class Upgrade:
     def cut_short(self) -> None:
         """Nobody is waited for any longer."""
         assert self._exchange is not None
+        self._removing.keep()  # before anybody is told that it goes on
         for job in list(self._supervisor.jobs.values()):
             job.refuse_all(_NOT_BEGUN)
         self._dispatcher.answer_rest(
