@@ -27,6 +27,7 @@ _NEVER: Final = frozenset(
         "config.rejected",
         "daemon.upgrade_failed",
         "output.dropped",
+        "output.rotate_failed",
         "state.rejected",
         "watchdog.launch_failed",
     }

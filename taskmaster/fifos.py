@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from taskmaster.core.spec import JobSpec, output_path
+from taskmaster.core.spec import INHERITED, JobSpec, output_path
 
 STREAMS: Final = ("stdout", "stderr")
 
@@ -27,9 +27,11 @@ def captured(spec: JobSpec, stream: str, number: int = 0) -> bool:
     """Whether this stream goes through a pipe of its own.
 
     It does not where it is discarded, where the process writes to the file itself
-    (``log_max_bytes`` 0), and where stderr shares the file, and therefore the pipe, of stdout.
+    (``log_max_bytes`` 0), and where stderr shares the file, and therefore the pipe, of stdout. The daemon's own
+    output is never given to a job itself.
     """
-    if spec.log_max_bytes == 0 or output_path(spec, stream, number) is None:
+    path = output_path(spec, stream, number)
+    if path is None or (spec.log_max_bytes == 0 and path not in INHERITED):
         return False
     return stream == "stdout" or not shares_file(spec, number)
 

@@ -99,6 +99,8 @@ class Event(str, enum.Enum):
 
     #: Output of a process could not be kept.
     OUTPUT_DROPPED = "output.dropped"
+    #: An output file is over its size and could not be rotated; output goes on in it.
+    OUTPUT_ROTATE_FAILED = "output.rotate_failed"
 
     #: The end of the log was damaged when it was opened; what was found is in the record.
     AUDIT_REPAIRED = "audit.repaired"
@@ -169,6 +171,7 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.PROCESS_HANDED_OVER: (*_PROCESS, "exitCode", "signal"),
     Event.STATE_REJECTED: ("job", "file", "error", "at"),
     Event.OUTPUT_DROPPED: ("job", "number", "stream", "bytes", "reason", "at"),
+    Event.OUTPUT_ROTATE_FAILED: ("job", "number", "stream", "reason", "at"),
     Event.AUDIT_REPAIRED: ("file", "bytes", "torn", "kept", "skippedBytes", "resumedAfter"),
     Event.AUDIT_REOPENED: ("file", "previousInode"),
     Event.AUDIT_LOST: ("count", "commands", "since", "until"),

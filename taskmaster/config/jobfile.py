@@ -10,11 +10,11 @@ import os.path
 from pathlib import Path
 from typing import Any, Final
 
-from taskmaster.config import hardening, jobkinds, keys, kinds
+from taskmaster.config import hardening, jobkinds, keys, kinds, outputnames
 from taskmaster.config.keys import Key, Required
 from taskmaster.config.kinds import Schema
 from taskmaster.core import names
-from taskmaster.core.spec import IDENTITY, MAX_PROCESSES, JobSpec
+from taskmaster.core.spec import IDENTITY, MAX_PROCESSES, NO_INPUT, OPEN_INPUT, JobSpec
 from taskmaster.errors import FileError
 
 #: A year: over any real start or stop time, and far below where a timer's arithmetic gets inexact.
@@ -120,15 +120,22 @@ JOB_KEYS: Final = (
         meaning="Whom the stop signal goes to first: the main process, or all it has started as well.",
     ),
     Key(
+        name="stdin",
+        kind=jobkinds.standard_input(),
+        default=NO_INPUT,
+        fields=("stdin",),
+        meaning="Where standard input comes from.",
+    ),
+    Key(
         name="stdout",
-        kind=jobkinds.output(),
+        kind=jobkinds.output("/dev/stdout"),
         default="%n_stdout.log",
         fields=("stdout",),
         meaning="Where standard output goes.",
     ),
     Key(
         name="stderr",
-        kind=jobkinds.output('; "stdout": the file of stdout'),
+        kind=jobkinds.output("/dev/stderr", '; "stdout": the file of stdout'),
         default="%n_stderr.log",
         fields=("stderr", "stderr_to_stdout"),
         meaning="Where standard error goes.",
@@ -258,8 +265,8 @@ def restarts(row: Key) -> bool:
 def parse_job(name: str, data: bytes, base: Path) -> JobSpec:
     """The definition of job ``name`` in the bytes of its file.
 
-    ``base``: the absolute folder that a relative ``dir`` or ``envFile`` is relative to. Raises FileError, and
-    InvalidJobName where ``name`` is none.
+    ``base``: the absolute folder that a relative ``dir``, ``envFile`` or ``stdin`` is relative to. Raises
+    FileError, and InvalidJobName where ``name`` is none.
     """
     file = names.checked(name) + names.FILE_SUFFIX
     values = keys.read(file, data, JOB_KEYS)
@@ -270,11 +277,21 @@ def parse_job(name: str, data: bytes, base: Path) -> JobSpec:
         fields["argv"] = jobkinds.argv(values["cmd"], values["shell"])
     except kinds.Refused as refused:
         raise FileError(file, "cmd", refused.found, refused.accepted) from None
-    fields["dir"] = absolute(values["dir"], base)
+    fields["dir"] = _from(base, values["dir"])
     if values["envFile"] is not None:
-        fields["env_file"] = absolute(values["envFile"], base)
+        fields["env_file"] = _from(base, values["envFile"])
+    if values["stdin"] not in (NO_INPUT, OPEN_INPUT):
+        fields["stdin"] = _from(base, values["stdin"])
     fields["stderr"], fields["stderr_to_stdout"] = _stderr(values["stdout"], values["stderr"])
-    return JobSpec(job=name, **fields)
+    spec = JobSpec(job=name, **fields)
+    outputnames.check(file, spec)
+    return spec
+
+
+def _from(base: Path, path: str) -> str:
+    """``path``, relative to ``base`` where it is relative. ``..`` stays: behind a link, only the kernel knows
+    which folder is above."""
+    return jobkinds.plain(os.path.join(base, path))
 
 
 def absolute(path: str, base: Path) -> str:
@@ -288,8 +305,7 @@ def _stderr(stdout: str | None, stderr: str | None) -> tuple[str | None, bool]:
     if stderr is None:
         return None, False
     # The same file named twice would have two writers, each rotating it away under the other.
-    same = stdout is not None and os.path.normpath(stdout) == os.path.normpath(stderr)
-    return (None, True) if stderr == "stdout" or same else (stderr, False)
+    return (None, True) if stderr in ("stdout", stdout) else (stderr, False)
 
 
 def job_schema() -> Schema:

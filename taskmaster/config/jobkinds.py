@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from taskmaster.config import kinds, signals
 from taskmaster.config.kinds import Kind, Refused, noun, one_or_list, shown, whole_in
-from taskmaster.core.spec import RestartPolicy, StopTo
+from taskmaster.core.spec import NO_INPUT, OPEN_INPUT, RestartPolicy, StopTo
 
 #: Bytes of a command given as a string. shlex is quadratic in the length of a word: 64 KiB take 0.08 s.
 MAX_COMMAND: Final = 65536
@@ -20,6 +20,12 @@ MAX_COMMAND: Final = 65536
 MAX_ARGUMENT: Final = 131071
 
 _POLICIES: Final = tuple(RestartPolicy)
+#: Names that a process has for its own standard output and error: for the daemon's, where a job's go there.
+_OURS: Final = {
+    f"{folder}{name}": stream
+    for stream, number in (("/dev/stdout", 1), ("/dev/stderr", 2))
+    for folder, name in (("/dev/", stream[5:]), ("/dev/fd/", number), ("/proc/self/fd/", number))
+}
 _LAST_DOTS = re.compile(r"(?:^|/)\.\.?$")
 
 
@@ -161,21 +167,46 @@ def exit_signals() -> Kind:
     return Kind(words, lambda value: tuple(sorted(set(parse(value)) - {0})), schema)
 
 
-def output(special: str = "") -> Kind:
-    """A path for output, or None; ``special`` is what the words say of a further value."""
+def output(inherited: str, special: str = "") -> Kind:
+    """A path for output, or None; one of INHERITED for the daemon's own, ``inherited`` being the stream's.
+    ``special`` is what the words say of a further value."""
     words = (
         "a file: a relative path without .. (below the job's log directory) or an absolute one; "
-        f"null: discard{special}"
+        'null: discard; "inherit": that of taskmasterd, "/dev/stdout" or "/dev/stderr": '
+        f"this one of its two{special}"
     )
 
     def parse(value: object) -> str | None:
         if value is None:
             return None
+        if value == "inherit":
+            return inherited
         path = kinds.text(value, kinds.MAX_PATH)
         names_folder = path.endswith("/") or _LAST_DOTS.search(path)
         if names_folder or (not path.startswith("/") and ".." in path.split("/")):
             raise Refused(shown(value))
-        return path
+        named = plain(path)
+        return _OURS.get(named, named)
+
+    schema = {"anyOf": [{**kinds.NO_NUL, "minLength": 1}, {"type": "null"}]}
+    return Kind(words, parse, schema)
+
+
+def plain(path: str) -> str:
+    """``path`` without doubled slashes and ``.``; what ``..`` means only the kernel can tell."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return ("/" if path.startswith("/") else "") + "/".join(parts)
+
+
+def standard_input() -> Kind:
+    """NO_INPUT, OPEN_INPUT or a path."""
+    words = (
+        f'"{NO_INPUT}" (or null): at its end at once; "{OPEN_INPUT}": a pipe that nobody writes to and '
+        "that never ends; else a file"
+    )
+
+    def parse(value: object) -> str:
+        return NO_INPUT if value is None else kinds.text(value, kinds.MAX_PATH)
 
     schema = {"anyOf": [{**kinds.NO_NUL, "minLength": 1}, {"type": "null"}]}
     return Kind(words, parse, schema)

@@ -33,7 +33,7 @@ FREE: Final = frozenset(
         "stop_to",
         "stderr_to_stdout",
     }
-    | {"env", "dir", "umask", "cpu_affinity", "memory_max"}
+    | {"env", "dir", "stdin", "umask", "cpu_affinity", "memory_max"}
 )
 #: The class of ionice that only root may give (ionice(1)).
 _REALTIME: Final = 1

@@ -54,7 +54,13 @@ _AFTER_LINK_S: Final = 0.1
 _NOTICES: Final = {
     event.value: event
     for event in Event
-    if event.value.startswith("process.") or event in (Event.OUTPUT_DROPPED, Event.STATE_REJECTED)
+    if event.value.startswith("process.")
+    or event
+    in (
+        Event.OUTPUT_DROPPED,
+        Event.OUTPUT_ROTATE_FAILED,
+        Event.STATE_REJECTED,
+    )
 }
 #: A notice that comes later than this tells when it happened.
 _LATE_S: Final = 1.0

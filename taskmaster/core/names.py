@@ -7,6 +7,7 @@ no slash, no leading dot, no blank, nothing that a shell or a terminal would act
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from taskmaster.errors import InvalidJobName
 
@@ -24,3 +25,7 @@ def checked(name: str) -> str:
     if not is_valid(name):
         raise InvalidJobName
     return name
+
+
+#: Left in a job's log folder by a watchdog that met something it does not expect.
+CRASH_FILE: Final = "watchdog.crash"

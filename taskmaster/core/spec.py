@@ -16,6 +16,11 @@ MAX_PROCESSES: Final = 1000
 MAX_CPU: Final = 8191
 #: For a resource limit: none. The kernel's RLIM_INFINITY, as ``resource`` spells it.
 UNLIMITED: Final = -1
+#: Output that goes where the daemon's own goes: by its name here, the daemon's descriptor.
+INHERITED: Final = {"/dev/stdout": 1, "/dev/stderr": 2}
+#: Standard input: at its end at once, and a pipe that nobody writes to and that never ends.
+NO_INPUT: Final = "null"
+OPEN_INPUT: Final = "open"
 
 
 class RestartPolicy(str, enum.Enum):
@@ -46,7 +51,8 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     ``argv``, ``stdout``, ``stderr`` and the values of ``env`` still hold ``%n`` and ``%%``; ``expand``
     replaces them for one process. ``stdout`` and ``stderr``: None discards; a relative path is below the
-    job's own log directory; ``stderr_to_stdout`` sends both to the file of stdout.
+    job's own log directory; one of INHERITED is the daemon's own; ``stderr_to_stdout`` sends both to the file
+    of stdout. ``stdin``: NO_INPUT, OPEN_INPUT or an absolute path.
 
     What the processes may do: ``limits`` has (name, soft, hard), UNLIMITED for no limit; ``ionice`` class and
     level; ``groups`` names and numbers, None for those of the user. None also leaves ``nice``, ``ionice``,
@@ -88,6 +94,7 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     capabilities: Capabilities | None = None
     groups: tuple[str | int, ...] | None = None
     memory_max: int | None = None
+    stdin: str = NO_INPUT
 
     def is_normal(self, exit_code: int | None, exit_signal: int | None) -> bool:
         """Whether an end with this exit code or by this signal number is an expected one."""
@@ -109,6 +116,7 @@ IDENTITY: Final = (
         "umask",
         "limits",
         "nice",
+        "stdin",
     ),
     *("ionice", "oom_score_adj", "cpu_affinity", "no_new_privs", "capabilities"),
 )
@@ -143,8 +151,8 @@ def output_path(spec: JobSpec, stream: str, number: int) -> str | None:
     if stream == "stderr" and spec.stderr_to_stdout:
         stream = "stdout"
     path: str | None = getattr(spec, stream)
-    if path is None:
-        return None
+    if path is None or path in INHERITED:
+        return path
     if spec.proc_nr > 1 and "%n" not in path.replace("%%", ""):
         head, slash, tail = path.rpartition("/")
         path = f"{head}{slash}%n_{tail}"

@@ -7,33 +7,49 @@ behind goes on writing there, and a new log limit or file takes effect on the ru
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from typing import Final
 
 from taskmaster import fifos
-from taskmaster.core.spec import JobSpec, output_path
+from taskmaster.core.spec import INHERITED, JobSpec, output_path
 from taskmaster.eventloop import EventLoop
-from taskmaster.watchdog import logfolder
-from taskmaster.watchdog.output import LogFile, Output
+from taskmaster.watchdog import logfolder, outputfolder, privileges
+from taskmaster.watchdog.inherited import Inherited
+from taskmaster.watchdog.logfile import LogFile
+from taskmaster.watchdog.output import Output, OutputFile
+from taskmaster.watchdog.outputfolder import Folder
+from taskmaster.watchdog.rights import Rights
+from taskmaster.watchdog.steps import Step, StepFailed
 
-_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# Appending: several processes, or a logrotate that truncates, must not overwrite each other.
+# Non-blocking: opening a FIFO must not wait for its reader; the process itself may block on it.
+_DIRECT_FLAGS: Final = (
+    os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
+) | os.O_NONBLOCK
 
 #: Told: number of the place, stream, bytes dropped, why.
 OnDropped = Callable[[int, str, int, OSError], None]
+#: Told: number of the place, stream, why its file grows on.
+OnNotRotated = Callable[[int, str, OSError], None]
 _Key = tuple[int, str]
 
 
 class Ends:
-    """What a process gets as fd 1 and 2: names of pipes, or descriptors; some of those to be closed."""
+    """What a process gets as fd 1 and 2: names of pipes, or descriptors; some of those to be closed. ``given``:
+    files that are the job's user's from now on, so that a program may open ``/dev/stdout`` anew."""
 
     def __init__(self) -> None:
         self.ends: list[int | str] = []
+        self.given: set[int] = set()
         self._owned: list[int] = []
 
-    def own(self, fd: int) -> None:
+    def own(self, fd: int, *, given: bool) -> None:
         """Add a descriptor that was opened for this process alone."""
         self.ends.append(fd)
         self._owned.append(fd)
+        if given:
+            self.given.add(fd)
 
     def close(self) -> None:
         """The process has its own copies."""
@@ -46,13 +62,20 @@ class Captures:
     """All outputs of one job. ``directory``: descriptor of the state directory, ``logs``: the job's log folder."""
 
     def __init__(
-        self, loop: EventLoop, directory: int, logs: str, null: int, on_dropped: OnDropped
+        self,
+        loop: EventLoop,
+        directory: int,
+        logs: str,
+        null: int,
+        on_dropped: OnDropped,
+        on_not_rotated: OnNotRotated = lambda number, stream, why: None,
     ) -> None:
         self._loop = loop
         self._directory = directory
         self._logs = logs
         self._null = null
         self._on_dropped = on_dropped
+        self._on_not_rotated = on_not_rotated
         self._pumps: dict[_Key, Output] = {}
         self._paths: dict[_Key, str] = {}
 
@@ -73,7 +96,8 @@ class Captures:
                 elif stream == "stderr" and fifos.shares_file(spec, number):
                     ends.ends.append(ends.ends[0])
                 else:
-                    ends.own(self._open_directly(path))
+                    fd, given = self._open_directly(path, spec)
+                    ends.own(fd, given=given)
         except OSError:
             ends.close()
             raise
@@ -126,7 +150,7 @@ class Captures:
         key = (number, stream)
         pump = self._pumps.get(key)
         if pump is None:
-            file = self._log_file(path)
+            file = self._file(path, spec)
             try:
                 pipe = fifos.hold(self._directory, fifos.name(number, stream))
             except OSError:
@@ -136,47 +160,65 @@ class Captures:
                 self._loop,
                 pipe,
                 file,
-                spec.log_max_bytes,
-                spec.log_backups,
+                (spec.log_max_bytes, spec.log_backups),
                 self._null,
                 lambda count, why: self._on_dropped(number, stream, count, why),
+                lambda why: self._on_not_rotated(number, stream, why),
             )
         elif self._paths[key] != path:
-            pump.use(self._log_file(path))
+            pump.use(self._file(path, spec))
         self._paths[key] = path
-        pump.max_bytes, pump.backups = spec.log_max_bytes, spec.log_backups
+        pump.max_bytes = spec.log_max_bytes
+        pump.keep(spec.log_backups)
 
-    def _log_file(self, path: str) -> LogFile:
-        folder, name = self._enter(path)
-        file = LogFile(folder, name, lambda: self._enter(path)[0])
+    def _file(self, path: str, spec: JobSpec) -> OutputFile:
+        file: OutputFile
+        if path in INHERITED:
+            file = Inherited(INHERITED[path])
+        else:
+            folder, name = self._enter(path, spec)
+            file = LogFile(folder, name, lambda: self._enter(path, spec)[0])
         try:
             file.open()
         except OSError as error:
             file.close()
-            raise OSError(error.errno, error.strerror, os.path.join(self._logs, path)) from None
+            raise self._named(error, path) from None
         return file
 
-    def _open_directly(self, path: str) -> int:
-        # Appending: several processes, or a logrotate that truncates, must not overwrite each other.
-        # Non-blocking: opening a FIFO must not wait for its reader; the process itself may block on it.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
-        folder, name = self._enter(path)
+    def _open_directly(self, path: str, spec: JobSpec) -> tuple[int, bool]:
+        """The file, and whether it is to be given to the job's user: one that is ours, in the job's log folder
+        or just made."""
+        folder, name = self._enter(path, spec)
         try:
-            fd = os.open(name, flags | os.O_NONBLOCK, 0o640, dir_fd=folder)
+            fd = folder.open(name, _DIRECT_FLAGS)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, os.path.join(self._logs, path)) from None
+            raise self._named(error, path) from None
         finally:
-            os.close(folder)
+            folder.close()
         os.set_blocking(fd, True)
-        return fd
+        status = os.fstat(fd)
+        given = stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and folder.rights is None
+        is_new = status.st_size == 0 and status.st_uid == os.geteuid()
+        return fd, given and (is_new or not path.startswith("/"))
 
-    def _enter(self, path: str) -> tuple[int, str]:
-        """Descriptor of its folder, and its name. A relative one is below the job's log folder, which is made."""
+    def _named(self, error: OSError, path: str) -> OSError:
+        return OSError(error.errno, error.strerror, os.path.join(self._logs, path))
+
+    def _enter(self, path: str, spec: JobSpec) -> tuple[Folder, str]:
+        """The file's folder, and its name. A relative one is below the job's log folder, which is made."""
         if not path.startswith("/"):
             *below, name = os.path.normpath(path).split("/")
-            return logfolder.enter(self._logs, below), name
-        folder, name = os.path.split(os.path.normpath(path))
-        try:
-            return os.open(folder, _FOLDER_FLAGS), name
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from None
+            return Folder(logfolder.enter(self._logs, below)), name
+        folder, name = os.path.split(path)
+        return outputfolder.enter(folder, name, lambda: _rights(spec)), name
+
+
+def _rights(spec: JobSpec) -> Rights | None:
+    """Those of the job's user where that is another than ours."""
+    try:
+        who = privileges.resolved(spec, Step())
+    except StepFailed:
+        return None  # the job will not start
+    if who.uid is None or who.gid is None:
+        return None
+    return Rights(who.uid, who.gid, tuple(who.groups or ()))

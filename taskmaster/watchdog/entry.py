@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from taskmaster import procfs, syscalls
+from taskmaster.core.names import CRASH_FILE
 from taskmaster.core.spec import JobSpec
 from taskmaster.eventloop import EventLoop
 from taskmaster.watchdog import adopt, logfolder, process, record
@@ -29,8 +30,6 @@ HELD: Final = 75
 NO_STATE: Final = 73
 #: Exit status when the control plane's parameters lead nowhere: the program itself is at fault.
 BUG: Final = 70
-#: Left in the job's log folder by a watchdog that met something it does not expect.
-CRASH_FILE: Final = "watchdog.crash"
 LOCK: Final = "lock"
 #: What the kernel calls a watchdog, before the name of its job.
 WATCHDOG_NAME: Final = "watchdog "
@@ -85,8 +84,9 @@ def _leave_home(launch: Launch) -> None:
     os.setsid()
     for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    # Whoever has log files opened anew may well tell everything of this name: no reason to end.
-    for number in (signal.SIGPIPE, signal.SIGUSR2):
+    # Whoever has log files opened anew may well tell everything of this name: no reason to end. SIGIO: somebody
+    # opens an output file just now, which needs no answer (logfile.py).
+    for number in (signal.SIGPIPE, signal.SIGUSR2, signal.SIGIO):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # What is nobody else's says so itself (0600); log files may be read by the group, as their modes say.

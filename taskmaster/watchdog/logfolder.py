@@ -37,6 +37,15 @@ def enter(logs: str, below: Sequence[str] = ()) -> int:
     return folder
 
 
+def words(error: OSError) -> str:
+    """Why a folder or file of logs could not be had. ELOOP's own words, "Too many levels of symbolic links", send
+    people looking for a cycle."""
+    said = error.strerror or ""
+    if error.errno == errno.ELOOP and said == os.strerror(errno.ELOOP):
+        return "is a symbolic link"
+    return said
+
+
 def _enter(folder: int, name: str) -> int:
     try:
         os.mkdir(name, _MODE, dir_fd=folder)

@@ -21,8 +21,8 @@ import msgspec
 
 from taskmaster import procfs, syscalls
 from taskmaster.children import exit_of, peek, peek_any, reap
-from taskmaster.core.spec import JobSpec, expand
-from taskmaster.watchdog import confinement, environment, privileges
+from taskmaster.core.spec import NO_INPUT, OPEN_INPUT, JobSpec, expand
+from taskmaster.watchdog import confinement, environment, privileges, standardinput
 from taskmaster.watchdog.confinement import Limits
 from taskmaster.watchdog.steps import Step, StepFailed
 
@@ -80,7 +80,8 @@ class Child(msgspec.Struct):
 class Plan(msgspec.Struct):
     """What a child is to become. ``stdout`` and ``stderr`` are open descriptors or names of pipes in
     ``directory``, the job's state directory; ``limits`` the rlimits that the daemon itself was started with;
-    ``entrance`` what it writes 0 to, to be in its cgroup."""
+    ``entrance`` what it writes 0 to, to be in its cgroup; ``given`` descriptors of files that become those of
+    its user."""
 
     spec: JobSpec
     number: int
@@ -90,6 +91,7 @@ class Plan(msgspec.Struct):
     stderr: int | str
     limits: Limits
     entrance: str | None = None
+    given: frozenset[int] = frozenset()
 
 
 class Failure(msgspec.Struct):
@@ -170,6 +172,9 @@ def _become(plan: Plan, go: int, report: int) -> NoReturn:
         privileges.take(spec, who, step)
         step.name = f"directory {spec.dir}"
         os.chdir(spec.dir)
+        if spec.stdin not in (NO_INPUT, OPEN_INPUT):
+            step.name = f"stdin {spec.stdin}"
+            standardinput.open_file(spec.stdin)
         privileges.seal(who, step)
         if os.read(go, 1) != b"g":
             status = UNRELEASED
@@ -206,18 +211,22 @@ def _reset_signals() -> None:
 
 
 def _connect(plan: Plan, owner: int | None) -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    os.dup2(null, 0)
+    standardinput.connect(plan.spec.stdin == OPEN_INPUT, owner)
     for target, source in ((1, plan.stdout), (2, plan.stderr)):
         if isinstance(source, str):
             # An open of its own: the flags of the watchdog's descriptor (non-blocking) are not for the job.
             fd = os.open(source, os.O_RDWR | os.O_NOFOLLOW, dir_fd=plan.directory)
-            if owner is not None and os.geteuid() == 0:
-                # A program that opens /dev/stdout anew is checked against the pipe's own mode.
-                os.fchown(fd, owner, -1)
         else:
             fd = source
+        if isinstance(source, str) or source in plan.given:
+            _give(fd, os.geteuid() if owner is None else owner)
         os.dup2(fd, target)
+
+
+def _give(fd: int, owner: int) -> None:
+    """A program that opens /dev/stdout anew is checked against the owner and mode of what that is."""
+    if os.geteuid() == 0 and os.fstat(fd).st_uid != owner:
+        os.fchown(fd, owner, -1)
 
 
 def _exec(argv: list[str], variables: dict[str, str]) -> NoReturn:

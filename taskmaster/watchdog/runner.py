@@ -30,7 +30,7 @@ from taskmaster.core.lifecycle import Phase
 from taskmaster.core.spec import JobSpec
 from taskmaster.core.states import SETTLED
 from taskmaster.eventloop import EventLoop, Timer
-from taskmaster.watchdog import process, record
+from taskmaster.watchdog import logfolder, process, record
 from taskmaster.watchdog.captures import Captures
 from taskmaster.watchdog.confinement import Limits
 from taskmaster.watchdog.endings import Endings
@@ -73,7 +73,7 @@ class Runner:
         self.ledger = os.urandom(8).hex()
         self.places: dict[int, Place] = {}
         self.notices = Notices()
-        self.captures = Captures(loop, directory, logs, null, self._dropped)
+        self.captures = Captures(loop, directory, logs, null, self._dropped, self._not_rotated)
         self.family = Family(self.instance)
         self.signalling = Signalling(self)
         self.spawning = Spawning(self, limits)
@@ -269,8 +269,13 @@ class Runner:
                 "output.dropped",
                 stream=stream,
                 bytes=count,
-                reason=os.strerror(why.errno or 0),
+                reason=_what(why),
             )
+
+    def _not_rotated(self, number: int, stream: str, why: OSError) -> None:
+        place = self.places.get(number)
+        if place is not None:
+            self.notice(place, "output.rotate_failed", stream=stream, reason=_what(why))
 
     # ending -------------------------------------------------------------------------------------
 
@@ -303,6 +308,12 @@ class Runner:
         self.memory.forget()
         record.remove(self.directory)
         self._retired = True
+
+
+def _what(why: OSError) -> str:
+    """What is wrong with an output file, and with which where that is known."""
+    where = f"{why.filename}: " if why.filename else ""
+    return f"{where}{logfolder.words(why)}"
 
 
 def last_exit(place: Place) -> str:

@@ -5,7 +5,6 @@ Between the two halves of a spawn lies the runner's record; nothing here lets a 
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from taskmaster import children
 from taskmaster.core.events import LeftBehind, Spawned, SpawnFailed, Start, Stop
 from taskmaster.core.lifecycle import Phase
 from taskmaster.core.states import Desired
-from taskmaster.watchdog import process
+from taskmaster.watchdog import logfolder, process
 from taskmaster.watchdog.confinement import Limits
 from taskmaster.watchdog.place import Place
 from taskmaster.watchdog.process import Failure
@@ -73,10 +72,7 @@ class Spawning:
         try:
             ends = self._runner.captures.prepare(place.number, self._runner.spec)
         except OSError as error:
-            # ELOOP's own words, "Too many levels of symbolic links", send people looking for a cycle.
-            loop = error.errno == errno.ELOOP
-            words = "is a symbolic link" if loop else os.strerror(error.errno or 0)
-            text = f"output {error.filename}: {words}"
+            text = f"output {error.filename}: {logfolder.words(error)}"
             self._not_started(place, Failure(text, error.errno or 0))
             return False
         try:
@@ -96,6 +92,7 @@ class Spawning:
             stderr,
             self._limits,
             entrance,
+            frozenset(ends.given),
         )
         try:
             child = process.fork(plan)

@@ -26,7 +26,7 @@ def parsed(**members: Any) -> Any:
     ("key", "value", "field", "expected"),
     [
         ("envFile", None, "env_file", None),
-        ("envFile", "secrets/../web.env", "env_file", "/srv/base/web.env"),
+        ("envFile", "secrets/../web.env", "env_file", "/srv/base/secrets/../web.env"),
         ("envFile", "/etc//web.env", "env_file", "/etc/web.env"),
         ("limits", {}, "limits", ()),
         ("limits", {"nofile": 1024}, "limits", (("nofile", 1024, 1024),)),

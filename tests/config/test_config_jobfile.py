@@ -13,6 +13,8 @@ from taskmaster.config.keys import MAX_BYTES, Required
 from taskmaster.core.spec import JobSpec, RestartPolicy, StopTo
 from taskmaster.errors import FileError, InvalidJobName
 
+#: Names of the daemon's own standard output.
+OWN_STDOUT = ("inherit", "/dev/stdout", "//dev//stdout", "/dev/fd/1", "/proc/self/fd/1")
 BASE = Path("/srv/base")
 
 #: Keys and defaults that users rely on; a change here breaks their files.
@@ -29,6 +31,7 @@ PROMISED = {
     "stopSig": "TERM",
     "stopTime": 10,
     "stopTo": "main",
+    "stdin": "null",
     "stdout": "%n_stdout.log",
     "stderr": "%n_stderr.log",
     "logMaxBytes": 52428800,
@@ -75,7 +78,7 @@ def test_what_restarts():
     """Exactly the keys that say what the processes are restart them."""
     promised = {"cmd", "shell", "runas", "env", "inheritEnv", "dir", "umask"}
     promised |= {"envFile", "limits", "nice", "ionice", "oomScoreAdj", "cpuAffinity", "groups"}
-    promised |= {"noNewPrivileges", "capabilities"}
+    promised |= {"noNewPrivileges", "capabilities", "stdin"}
     assert {row.name for row in JOB_KEYS if restarts(row)} == promised
 
 
@@ -108,7 +111,7 @@ def test_everything_at_once():
         log_backups=0,
         env=(("A", "%n"), ("B", "2")),
         inherit_env=True,
-        dir="/srv/www",
+        dir="/srv/base/../www",
         umask=0o077,
     )
 
@@ -141,14 +144,25 @@ def test_everything_at_once():
         ({"stdout": "a/b.log"}, "stdout", "a/b.log"),
         ({"stdout": "stdout"}, "stdout", "stdout"),
         ({"stdout": "..a/b..c"}, "stdout", "..a/b..c"),
+        ({"stdout": "./a//./b"}, "stdout", "a/b"),
+        ({"stdout": "//a/../b"}, "stdout", "/a/../b"),
+        *(({"stdout": path}, "stdout", "/dev/stdout") for path in OWN_STDOUT),
+        *(({"stderr": path}, "stderr", "/dev/stdout") for path in OWN_STDOUT if path[0] == "/"),
+        ({"stderr": "inherit"}, "stderr", "/dev/stderr"),
+        ({"stdout": "/dev/fd/2"}, "stdout", "/dev/stderr"),
+        ({"stdout": "./inherit"}, "stdout", "inherit"),
+        ({"stdin": "open"}, "stdin", "open"),
+        ({"stdin": None}, "stdin", "null"),
+        ({"stdin": "./open"}, "stdin", "/srv/base/open"),
+        ({"stdin": "/a/../b"}, "stdin", "/a/../b"),
         ({"env": [{"name": "A", "value": "x=y"}]}, "env", (("A", "x=y"),)),
         ({"env": {"A": ""}}, "env", (("A", ""),)),
         ({"umask": "0"}, "umask", 0),
         ({"umask": "0777"}, "umask", 0o777),
-        ({"dir": "/a//b/./../c"}, "dir", "/a/c"),
+        ({"dir": "/a//b/./../c"}, "dir", "/a/b/../c"),
         ({"dir": "//a"}, "dir", "/a"),
         ({"dir": "."}, "dir", "/srv/base"),
-        ({"dir": "../../../../x"}, "dir", "/x"),
+        ({"dir": "../../../../x"}, "dir", "/srv/base/../../../../x"),
     ],
 )
 def test_accepted(members, field, value):
@@ -180,6 +194,9 @@ def test_accepted(members, field, value):
         ),
         *(("stdout", v) for v in (1, False, [], "..", "a" * 4096)),
         *(("stderr", v) for v in ("", "../a", 0)),
+        *(("stdin", v) for v in ("", 0, True, [], "a\0", "a" * 4096)),
+        *(("stdout", v) for v in ("watchdog.crash", "./watchdog.crash", "watchdog.crash/a")),
+        *(("stderr", v) for v in ("watchdog.crash", "0_stdout.log.1", "0_stdout.log/x")),
         *(("logMaxBytes", v) for v in (-1, 2**40 + 1, "50MB", True, None)),
         *(("logBackups", v) for v in (-1, 1001, True)),
         *(("env", v) for v in (None, "A=b", 1, {"": "x"}, {"A=": "x"}, {"A\0": "x"}, {"A": "\0"})),
@@ -204,6 +221,34 @@ def test_refused(key, value):
     assert len(error.found) < 150
     assert "\0" not in str(error)
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("members", "key"),
+    [
+        # The other stream's file in another place: that of process 0 is "10", and so is that of process 10.
+        ({"stdout": "1%n", "stderr": "%n", "procNr": 11}, "stderr"),
+        ({"stdout": "a%n", "stderr": "a%n.10"}, "stderr"),
+        ({"stdout": "a.2", "stderr": "a", "logBackups": 2}, "stdout"),
+        ({"stdout": "a/%n.%n", "stderr": "a/1", "procNr": 1}, ""),
+        ({"stdout": "a.2", "stderr": "a", "logBackups": 1}, ""),
+        ({"stdout": "a.02", "stderr": "a"}, ""),
+        ({"stdout": "a.1", "stderr": "a", "logBackups": 0}, ""),
+        ({"stdout": "a.1", "stderr": "a", "logMaxBytes": 0}, ""),
+        ({"stdout": "1%n", "stderr": "%n", "procNr": 11, "logMaxBytes": 0}, ""),
+        ({"stdout": "watchdog%n.crash"}, ""),
+        ({"stdout": "a/watchdog.crash"}, ""),
+        ({"stdout": "/var/log/a", "stderr": "/var/log/a.3"}, "stderr"),
+        ({"stdout": "inherit", "stderr": "/dev/stdout"}, ""),
+        ({"procNr": 1000}, ""),
+    ],
+)
+def test_outputs_in_each_others_way(members, key):
+    """Two files of one job, over all its processes and with what rotation makes of them, are two names."""
+    if key:
+        assert refused(**members).key == key
+    else:
+        parsed(**members)
 
 
 def test_shell_needs_a_string():

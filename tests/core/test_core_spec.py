@@ -57,6 +57,7 @@ CHANGES = {
     "capabilities": (Capabilities((10,), (10,)), True),
     "groups": (("audio", 7), True),
     "memory_max": (2**29, False),
+    "stdin": ("open", True),
 }
 
 
@@ -95,6 +96,7 @@ def test_defaults():
         "capabilities": None,
         "groups": None,
         "memory_max": None,
+        "stdin": "null",
     }
     # What is as by default is not written out: a program that does not know a key yet can read the rest.
     assert msgspec.to_builtins(SPEC) == {"job": "web", "argv": ("/bin/web",)}

@@ -5,13 +5,17 @@ from __future__ import annotations
 import array
 import fcntl
 import os
+import signal
 import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from taskmaster import fifos
 from taskmaster.eventloop import EventLoop
-from taskmaster.watchdog.output import LogFile, Output
+from taskmaster.watchdog.logfile import LogFile
+from taskmaster.watchdog.output import Output, OutputFile
+from taskmaster.watchdog.outputfolder import Folder
 
 LOG = "out.log"
 PIPE = "0.stdout"
@@ -19,7 +23,8 @@ PIPE = "0.stdout"
 
 def opened(folder: Path | str, name: str = LOG, reopen: Callable[[], int] | None = None) -> LogFile:
     """A log file in that folder."""
-    return LogFile(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), name, reopen)
+    again = None if reopen is None else lambda: Folder(reopen())
+    return LogFile(Folder(os.open(folder, os.O_RDONLY | os.O_DIRECTORY)), name, again)
 
 
 def files(folder: Path, name: str = LOG) -> dict[int, bytes]:
@@ -49,17 +54,29 @@ class Pump:
         *,
         name: str = LOG,
         reopen: Callable[[], int] | None = None,
+        file: OutputFile | None = None,
     ) -> None:
-        self.loop = EventLoop()
+        self.late_s = 0.0
+        self._before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as a watchdog does
+        self.loop = EventLoop(lambda: time.monotonic() + self.late_s)
         self.dropped = 0
         self.errors: list[int] = []
+        self.not_rotated: list[int] = []
         directory = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
         self.job = fifos.hold(directory, PIPE)
         pipe = fifos.hold(directory, PIPE)
         os.close(directory)
         self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
-        file = opened(folder, name, reopen)
-        self.output = Output(self.loop, pipe, file, max_bytes, backups, self._null, self._dropped)
+        file = file or opened(folder, name, reopen)
+        self.output = Output(
+            self.loop,
+            pipe,
+            file,
+            (max_bytes, backups),
+            self._null,
+            self._dropped,
+            lambda why: self.not_rotated.append(why.errno or 0),
+        )
         self._open = True
 
     def _dropped(self, count: int, why: OSError) -> None:
@@ -103,3 +120,4 @@ class Pump:
             os.close(self.job)
             os.close(self._null)
             self.loop.close()
+            signal.signal(signal.SIGIO, self._before)
