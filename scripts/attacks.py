@@ -81,6 +81,9 @@ ATTACKS: Final[dict[str, Attack]] = {
     "flood-pull": Attack("viewer", 16, lambda jobs: _many(frame("pull", jobs.running))),
     "flood-audit": Attack("viewer", 16, lambda jobs: _many(frame("audit"))),
     "flood-stop": Attack("operator", 4, lambda jobs: _many(frame("stop", jobs.own))),
+    "flood-restart": Attack(
+        "operator", 4, lambda jobs: _many(frame("start", jobs.own) + frame("stop", jobs.own))
+    ),
     "refused-push": Attack("viewer", 8, _refused_push),
     "long-names": Attack("viewer", 4, lambda jobs: frame("status", "a" * 62_000)),
     "gone-waits": Attack(

@@ -268,8 +268,9 @@ class Daemon:
 
     def begin(self) -> float:
         """Start it and do not wait; the moment before, monotonic."""
-        argv: list[str | Path] = [sys.executable, "-m", "taskmaster.control"]
-        argv += ["-c", self.folder / "config.json"]
+        # With -m, the caller's directory comes first where Python looks for the package.
+        argv: list[str | Path] = ["/usr/bin/env", "-C", self._checkout, sys.executable]
+        argv += ["-m", "taskmaster.control", "-c", self.folder / "config.json"]
         if self.descriptors is not None:
             argv = ["/bin/sh", "-c", f'ulimit -n {self.descriptors}; exec "$0" "$@"', *argv]
         before = time.monotonic()

@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from storm_attack import USERS
 from storm_client import Command
 from storm_faults import Fault
 from storm_jobs import StormJob
+from storm_sabotage import MARK
 from storm_witness import Life
 
 Record = dict[str, Any]
@@ -25,12 +27,15 @@ _NEVER: Final = frozenset(
         "audit.reopened",
         "audit.rotate_failed",
         "config.rejected",
-        "daemon.upgrade_failed",
         "output.dropped",
         "output.rotate_failed",
         "state.rejected",
         "watchdog.launch_failed",
     }
+)
+#: Keys that a record has from its place in the log, and from the reader.
+_OF_THE_LINE: Final = frozenset(
+    {"seq", "timestamp", "at", "mono", "happened", "size_of_line", "prev", "hash"}
 )
 _ENDS: Final = ("process.exited", "process.unknown_exit")
 #: Between a fault and what it is blamed for: the observer's own tick, and a machine that is busy.
@@ -48,6 +53,8 @@ class Audit:
         self.violations: list[str] = []
         self.allowed: Counter[str] = Counter()
         self.records: list[Record] = []
+        #: The commands of attackers; no client of the storm knows of them.
+        self.foreign: list[Record] = []
         # The wall clock is not set during a storm.
         offset = time.time() - time.monotonic()
         for part in _parts(file):
@@ -64,7 +71,10 @@ class Audit:
                     record.get("at", record["timestamp"]).replace("Z", "+00:00")
                 )
                 record["happened"] = told.timestamp() - offset
+                record["size_of_line"] = len(line) + 1
                 self.records.append(record)
+                if (record.get("peer") or {}).get("uid") in USERS:
+                    self.foreign.append(record)
         self._by_job: dict[str, list[Record]] = defaultdict(list)
         for record in self.records:
             self._by_job[record.get("job") or ""].append(record)
@@ -92,6 +102,11 @@ class Audit:
             event = record["event"]
             if event in _NEVER:
                 self.violations.append(f"audit log: {shown(record)}")
+            elif event == "daemon.upgrade_failed":
+                if MARK in record["error"]:
+                    self.allowed["upgrades to a program that could not start"] += 1
+                else:
+                    self.violations.append(f"audit log: {shown(record)}")
             elif event == "watchdog.lost" and record.get("exitCode") is not None:
                 self.violations.append(f"a watchdog ended by itself: {shown(record)}")
             elif event == "audit.repaired":
@@ -103,7 +118,10 @@ class Audit:
         """Each command on record with its outcome, or visibly without one. ``deaths`` of the daemon."""
         requested: dict[object, list[Record]] = defaultdict(list)
         completed: dict[str, list[Record]] = defaultdict(list)
+        foreign = {id(record) for record in self.foreign}
         for record in self.records:
+            if id(record) in foreign:
+                continue
             if record["event"] == "command.requested":
                 requested[_key_of(record)].append(record)
             elif record["event"] == "command.completed":
@@ -308,7 +326,7 @@ class Gaps:
     def around(self, job: str, at: float) -> list[str]:
         """The faults around a moment, for people."""
         return [
-            f"{one.at:.3f} fault: {one.job or 'daemon'} (pid {one.pid}) {one.kind}"
+            f"{one.at:.3f} fault: {one.job or 'daemon'} (pid {one.pid}) {one.kind} {one.what}".rstrip()
             for one in self._faults
             if one.job in ("", job) and at - 8 <= one.at <= at + 8
         ]
@@ -378,13 +396,7 @@ def _without_repeats(records: Iterable[Record]) -> Iterable[Record]:
     """A daemon that dies before it has acknowledged an event is told again by the watchdog: the same words."""
     seen: set[str] = set()
     for record in records:
-        words = json.dumps(
-            {
-                key: one
-                for key, one in record.items()
-                if key not in ("seq", "timestamp", "at", "mono", "happened", "prev", "hash")
-            }
-        )
+        words = json.dumps({key: one for key, one in record.items() if key not in _OF_THE_LINE})
         if words not in seen:
             seen.add(words)
             yield record
@@ -425,5 +437,5 @@ def shown(record: Record) -> str:
     return " ".join(
         f"{key}={one}"
         for key, one in record.items()
-        if key not in ("mono", "happened", "timestamp", "peer", "prev", "hash")
+        if key not in ("mono", "happened", "size_of_line", "timestamp", "peer", "prev", "hash")
     )

@@ -191,7 +191,7 @@ class Clients:
         if choice.random() < 0.03:
             return self.query(client, choice.choice(_OF_ALL), None, wait=5.0)
         # Two of three go to jobs with which everything may be done.
-        treatment = choice.choices(list(Treatment), (1, 3, 8))[0]
+        treatment = choice.choices(list(_WEIGHTS), (1, 3, 8))[0]
         job = choice.choice([job for job in self._jobs if job.treatment is treatment])
         weights = _WEIGHTS[treatment]
         word = choice.choices(list(weights), list(weights.values()))[0]

@@ -1,4 +1,4 @@
-"""The faults of a storm: who is killed, stopped and started again, and when."""
+"""The faults of a storm: who is killed, stopped and started again, what is broken or removed, and when."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from storm_client import Clients
+from storm_client import Clients, Command
 from storm_host import Host, Watchdog, send
+from storm_sabotage import STEPS, remove_state
+
+#: The numbers in the ledger of commands of who asks for an upgrade, and for one that cannot succeed.
+UPGRADER: Final = -1
+SABOTEUR: Final = -4
 
 #: Seconds without a daemon, and of a process that is stopped: some over, some under every limit.
 _PAUSES_S: Final = (0.0, 0.05, 0.3, 1.0, 2.5)
@@ -30,23 +35,37 @@ _WEIGHTS: Final = {
     "all watchdogs killed": 5,
     "everything killed": 4,
     "upgrade": 10,
+    "upgrade that fails": 8,
+    "state removed": 8,
 }
+#: All kinds there are, by name.
+KINDS: Final = tuple(_WEIGHTS)
 
 
 @dataclasses.dataclass
 class Fault:
-    """What was done to one process at ``at``: ``kind`` killed, stopped or continued; ``job`` empty: the daemon."""
+    """What was done to one process at ``at``: ``kind`` killed, stopped or continued; ``job`` empty: the daemon.
+
+    Or to files: ``kind`` removed, ``what`` in the job's state folder; ``kind`` sabotaged, ``what`` is the step in
+    which the daemon's next program fails.
+    """
 
     at: float
     kind: str
     job: str
     pid: int
+    what: str = ""
 
 
 class Faults:
-    """Injects faults until told to stop, with pauses ``pace`` times as long. ``ledger``: what was done."""
+    """Injects faults of these ``kinds`` until told to stop, with pauses ``pace`` times as long.
 
-    def __init__(self, host: Host, clients: Clients, seed: int, pace: float) -> None:
+    ``ledger``: what was done.
+    """
+
+    def __init__(
+        self, host: Host, clients: Clients, seed: int, pace: float, kinds: Sequence[str]
+    ) -> None:
         self._host = host
         self._clients = clients
         self._pace = pace
@@ -59,7 +78,8 @@ class Faults:
         self.problems: list[str] = []
         self._waits_for_start = False
         self._upgrade: threading.Thread | None = None
-        self._kinds: dict[str, Callable[[], None]] = {
+        self._weights = {kind: _WEIGHTS[kind] for kind in kinds}
+        self._inject: dict[str, Callable[[], None]] = {
             "watchdog killed": self._watchdog_killed,
             "watchdog stopped": self._watchdog_stopped,
             "daemon killed": self._daemon_killed,
@@ -68,6 +88,8 @@ class Faults:
             "all watchdogs killed": self._all_watchdogs_killed,
             "everything killed": self._everything_killed,
             "upgrade": self._upgraded,
+            "upgrade that fails": self._upgrade_failed,
+            "state removed": self._state_removed,
         }
 
     def run(self, until: float, stop: Callable[[], bool]) -> None:
@@ -79,10 +101,10 @@ class Faults:
                 self.problems.append(f"the daemon ended by itself: {self._host.ended[-1]}")
                 return
             if time.monotonic() >= due:
-                kind = self._choice.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-                if self._host.running or "watchdog" in kind:
+                kind = self._choice.choices(list(self._weights), list(self._weights.values()))[0]
+                if self._host.running or "watchdog" in kind or "state" in kind:
                     self.counts[kind] += 1
-                    self._kinds[kind]()
+                    self._inject[kind]()
                 due = time.monotonic() + self._pace * self._choice.uniform(0.1, 0.6)
             time.sleep(0.01)
 
@@ -102,8 +124,8 @@ class Faults:
     def _in(self, delay_s: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._later, (time.monotonic() + delay_s, next(self._order), action))
 
-    def _note(self, kind: str, job: str, pid: int) -> None:
-        fault = Fault(time.monotonic(), kind, job, pid)
+    def _note(self, kind: str, job: str, pid: int, what: str = "") -> None:
+        fault = Fault(time.monotonic(), kind, job, pid, what)
         self.ledger.append(fault)
         os.write(self._file, json.dumps(dataclasses.asdict(fault)).encode() + b"\n")
 
@@ -190,10 +212,45 @@ class Faults:
             self._kill_daemon()
 
     def _upgraded(self) -> None:
-        if self._upgrade is not None and self._upgrade.is_alive():
-            return
-        asked = [self._clients.query(-1, "upgrade", None)]
-        self._upgrade = threading.Thread(
-            target=self._clients.ask, args=(asked,), kwargs={"tcp": True}, daemon=True
-        )
-        self._upgrade.start()
+        asked = self._clients.query(UPGRADER, "upgrade", None)
+        self._begin_upgrade(lambda: self._clients.ask([asked], tcp=True))
+
+    def _upgrade_failed(self) -> None:
+        step = self._choice.choice(list(STEPS))
+        asked = self._clients.query(SABOTEUR, "upgrade", None)
+
+        def upgrade() -> None:
+            with self._host.product.broken(step):
+                self._note("sabotaged", "", self._host.pid, step)
+                self._clients.ask([asked], tcp=True)
+
+        self._begin_upgrade(upgrade)
+
+    def _begin_upgrade(self, upgrade: Callable[[], object]) -> None:
+        """One at a time: what is asked of one program must not be tried on another."""
+        if self._upgrade is None or not self._upgrade.is_alive():
+            self._upgrade = threading.Thread(target=upgrade, daemon=True)
+            self._upgrade.start()
+
+    def _state_removed(self) -> None:
+        done = remove_state(self._host.state / "jobs", self._choice)
+        if done is not None:
+            self._note("removed", done[0], 0, done[1])
+
+
+def check_sabotage(commands: list[Command], faults: list[Fault]) -> list[str]:
+    """What is wrong with upgrades that could not succeed: whoever asked for one was told so."""
+    starts = [one.at for one in faults if one.kind == "started"]
+    violations = []
+    for fault in faults:
+        asked = [one for one in commands if one.client == SABOTEUR and one.sent >= fault.at]
+        if fault.kind != "sabotaged" or not asked:
+            continue
+        first = min(asked, key=lambda one: one.sent)
+        # What the storm starts meanwhile is started from a product that is whole, and may well be upgraded.
+        mended = any(fault.at <= at <= first.ended for at in starts)
+        if not mended and first.response not in ("fail", None):
+            violations.append(
+                f"an upgrade to a program that fails in the step {fault.what}: {first}"
+            )
+    return violations

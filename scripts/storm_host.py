@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from storm_sabotage import Product
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _WATCHDOG: Final = "watchdog "
@@ -65,9 +67,9 @@ def children(pid: int) -> list[int]:
 
 
 class Host:
-    """The folder and everything that runs in it. ``folder`` None: a temporary one."""
+    """The folder and everything that runs in it. ``folder`` None: a temporary one; ``settings``: of the daemon."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, **settings: Any) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if folder is None:
@@ -78,14 +80,14 @@ class Host:
         self.jobs = self.folder / "jobs"
         self.ledgers = self.folder / "ledgers"
         self.logs = self.folder / "log"
-        self.socket = self.folder / "state" / "control.sock"
+        self.state = self.folder / "state"
+        self.socket = self.state / "control.sock"
         self.messages = self.folder / "messages"
         self.audit_file = self.logs / "audit.jsonl"
         self.jobs.mkdir(mode=0o700)
         self.ledgers.mkdir(mode=0o700)
-        product = self.folder / "product"
-        shutil.copytree(ROOT / "taskmaster", product / "taskmaster")
-        self._product = product
+        self._product_folder = self.folder / "product"
+        self.product = Product(ROOT / "taskmaster", self._product_folder)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         config = {
@@ -98,6 +100,7 @@ class Host:
             "auditMaxBytes": 1 << 20,
             "auditBackups": 1000,
             "auditSealSeconds": 2,
+            **settings,
         }
         (self.folder / "config.json").write_text(json.dumps(config))
         self._make_sealing_key()
@@ -169,12 +172,15 @@ class Host:
     # the daemon -----------------------------------------------------------------------------------
 
     def start(self) -> int:
-        """Start a daemon; its pid."""
-        words = [sys.executable, "-m", "taskmaster.control", "-c", str(self.folder / "config.json")]
+        """Start a daemon from a product that is whole; its pid."""
+        self.product.mend()
+        # With -m, the caller's directory comes first where Python looks for the package.
+        words = ["/usr/bin/env", "-C", str(self._product_folder), sys.executable]
+        words += ["-m", "taskmaster.control", "-c", str(self.folder / "config.json")]
         environment = {
             key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ
         }
-        environment["PYTHONPATH"] = str(self._product)
+        environment["PYTHONPATH"] = str(self._product_folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         with self._change:
             self.pid = os.posix_spawn(

@@ -1,4 +1,4 @@
-"""The thirty jobs of a storm: what each runs, and what clients may do to it.
+"""The jobs of a storm, thirty and one for an attacker: what each runs, and what clients may do to it.
 
 What may be done decides what is a violation: a process of a job that nobody may stop must never be stopped.
 """
@@ -43,6 +43,8 @@ class Treatment(enum.Enum):
     GENTLE = "gentle"
     #: Everything.
     COMMANDED = "commanded"
+    #: Nothing by clients, and everything by an attacker who may: why its processes end is not judged.
+    ATTACKED = "attacked"
 
 
 class StormJob(NamedTuple):
@@ -61,7 +63,7 @@ class StormJob(NamedTuple):
     @property
     def spared(self) -> bool:
         """Whether nobody may end its processes."""
-        return self.treatment is not Treatment.COMMANDED
+        return self.treatment in (Treatment.UNTOUCHED, Treatment.GENTLE)
 
     @property
     def lives_again(self) -> bool:
@@ -85,7 +87,7 @@ def all_jobs() -> list[StormJob]:
         number = sum(job.kind == kind for job in made)
         made.append(StormJob(f"{_NAMES[kind]}{number}", kind, treatment, keys))
 
-    untouched, gentle, commanded = Treatment
+    untouched, gentle, commanded, attacked = Treatment
     add(untouched, "steady", procNr=3)
     add(untouched, "steady")
     add(untouched, "exits", procNr=2)
@@ -118,6 +120,8 @@ def all_jobs() -> list[StormJob]:
     add(commanded, "reciter")
     add(commanded, "forks_and_stays", procNr=2)
     add(commanded, "forks_and_exits")
+
+    made.append(StormJob("own0", "steady", attacked, {}))
     return made
 
 

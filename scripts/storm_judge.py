@@ -9,7 +9,7 @@ from typing import Final
 
 from storm_audit import Audit, Gaps
 from storm_client import ENDING, Command
-from storm_jobs import StormJob
+from storm_jobs import StormJob, Treatment
 from storm_witness import Life
 
 #: How long after its reply a command may still end processes: one that is done; one that failed, since a
@@ -64,6 +64,8 @@ class Judge:
     def check_ends(self) -> None:
         """Every process that did not end by itself was asked to."""
         for job in self._jobs:
+            if job.treatment is Treatment.ATTACKED:
+                continue
             lives = [life for life in self._lives if life.job == job.name]
             mains = [life for life in lives if life.role == "main"]
             if not job.spared:

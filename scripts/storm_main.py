@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from storm_attack import BYTES_A_DAY, Attackers, access
 from storm_audit import Audit
 from storm_client import Clients, Command
-from storm_faults import Faults
+from storm_faults import KINDS, Faults
 from storm_host import Host, become_ended
 from storm_jobs import all_jobs
+from storm_pulse import Pulse
 from storm_verdict import Course, judge
 from storm_witness import Witness
 
@@ -24,12 +28,14 @@ _CLIENTS: Final = 3
 #: For what must come true when no more faults come.
 _DEADLINE_S: Final = 60.0
 _SHOWN: Final = 8
+#: Switched on and off as the faults are.
+ATTACKERS: Final = "attackers"
 
 
 class Storm:
     """One storm. ``violations`` is empty if every promise was kept; ``summary``: its figures."""
 
-    def __init__(self, host: Host, seed: int, pace: float) -> None:
+    def __init__(self, host: Host, seed: int, pace: float, faults: Sequence[str]) -> None:
         self._host = host
         self._seed = seed
         self._jobs = all_jobs()
@@ -40,7 +46,13 @@ class Storm:
             file.write_bytes(job.content(host.ledgers, seed))
         self._witness = Witness(host.ledgers, self._jobs)
         self._clients = Clients(host, self._jobs, seed, _CLIENTS, pace)
-        self._faults = Faults(host, self._clients, seed, pace)
+        self._faults = Faults(
+            host, self._clients, seed, pace, [one for one in faults if one != ATTACKERS]
+        )
+        self._pulse = Pulse(host, self._clients, self._jobs, seed)
+        self._attackers: Attackers | None = None
+        if ATTACKERS in faults and os.geteuid() == 0:
+            self._attackers = Attackers(host, seed)
 
     def run(self, seconds: float) -> None:
         """Let it rage for so long, wait for quiet, end everything, judge."""
@@ -48,11 +60,17 @@ class Storm:
         self._host.start()
         self._wait("taskmasterd serves", lambda: self._ask("list") is not None)
         self._clients.start()
+        self._pulse.start()
+        if self._attackers is not None:
+            self._attackers.start()
         self._faults.run(
             began + seconds, lambda: bool(self._witness.violations or self._clients.faults)
         )
         self._faults.finish()
         self._clients.stop()
+        self._pulse.stop()
+        if self._attackers is not None:
+            self._attackers.stop()
         if self._host.running and not self._witness.violations:
             self._be_quiet()
         self._end()
@@ -161,14 +179,17 @@ class Storm:
 
     def _judge(self, took_s: float) -> None:
         self._witness.stop()
-        host, witness, faults = self._host, self._witness, self._faults
+        host, witness, faults, attackers = self._host, self._witness, self._faults, self._attackers
+        seen = self.violations + faults.problems + self._clients.faults + witness.violations
         course = Course(
             until=self._until,
-            seen=self.violations + faults.problems + self._clients.faults + witness.violations,
+            seen=seen if attackers is None else seen + attackers.problems,
             deaths=[at for at, _, _ in host.ended],
             lives=witness.lives,
             commands=self._clients.commands,
             faults=faults.ledger,
+            raids=[] if attackers is None else attackers.raids,
+            peak_mib=self._pulse.peak_mib,
             figures={
                 "seconds": round(took_s, 1),
                 "faults": sum(faults.counts.values()),
@@ -206,6 +227,21 @@ def _arguments() -> argparse.Namespace:
         metavar="F",
         help="pauses so many times longer (default: 1)",
     )
+    kinds = (*(kind.replace(" ", "-") for kind in KINDS), ATTACKERS)
+    parser.add_argument(
+        "--faults",
+        type=lambda text: text.split(","),
+        default=list(kinds),
+        metavar="NAME,...",
+        help=f"only these: {', '.join(kinds)}",
+    )
+    parser.add_argument(
+        "--without",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAME,...",
+        help="all but these",
+    )
     parser.add_argument("--folder", type=Path, help="where everything is; must not exist yet")
     parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
     parser.add_argument(
@@ -214,7 +250,18 @@ def _arguments() -> argparse.Namespace:
         metavar="FOLDER",
         help="only judge what a storm has left there, once more",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    unknown = {*arguments.faults, *arguments.without} - set(kinds)
+    if unknown:
+        parser.error(f"no fault {', '.join(sorted(unknown))}; there are: {', '.join(kinds)}")
+    arguments.faults = [
+        one if one == ATTACKERS else one.replace("-", " ")
+        for one in arguments.faults
+        if one not in arguments.without
+    ]
+    if not set(arguments.faults) - {ATTACKERS}:
+        parser.error("without any fault there is no storm")
+    return arguments
 
 
 def main() -> int:
@@ -227,11 +274,11 @@ def main() -> int:
     seed = random.randrange(1 << 31) if arguments.seed is None else arguments.seed
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, become_ended)
-    host = Host(arguments.folder)
+    host = Host(arguments.folder, access=access(), auditBytesPerDay=BYTES_A_DAY)
     print(f"storm of {arguments.minutes:g} min, seed {seed}, in {host.folder}", flush=True)
     keep = True
     try:
-        storm = Storm(host, seed, arguments.pace)
+        storm = Storm(host, seed, arguments.pace, arguments.faults)
         storm.run(arguments.minutes * 60)
         report(storm.violations, storm.summary)
         keep = bool(storm.violations) or arguments.keep

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
 
+from storm_attack import Raid
 from storm_audit import Audit, Gaps
+from storm_bounds import Bounds
 from storm_client import Command
-from storm_faults import Fault
+from storm_faults import Fault, check_sabotage
 from storm_jobs import all_jobs
 from storm_judge import Judge
+from storm_sabotage import MARK
 from storm_witness import Life
 
 _FILE: Final = "course.json"
@@ -23,8 +27,8 @@ _FILE: Final = "course.json"
 class Course:
     """What the log files and ledgers do not tell. ``until``: when everything was told to end.
 
-    ``seen``: the violations that were seen while it happened. ``deaths``: when a daemon ended. ``figures``: the
-    head of the summary.
+    ``seen``: the violations that were seen while it happened. ``deaths``: when a daemon ended. ``peak_mib``: the
+    most that a daemon held in memory. ``figures``: the head of the summary.
     """
 
     until: float
@@ -33,6 +37,8 @@ class Course:
     lives: list[Life]
     commands: list[Command]
     faults: list[Fault]
+    raids: list[Raid]
+    peak_mib: float
     figures: dict[str, Any]
 
     def write(self, folder: Path) -> None:
@@ -46,6 +52,7 @@ class Course:
         kept["lives"] = [Life(**one) for one in kept["lives"]]
         kept["commands"] = [Command(**one) for one in kept["commands"]]
         kept["faults"] = [Fault(**one) for one in kept["faults"]]
+        kept["raids"] = [Raid(**one) for one in kept["raids"]]
         return Course(**kept)
 
 
@@ -63,10 +70,25 @@ def judge(folder: Path, course: Course) -> tuple[list[str], dict[str, Any]]:
     judge.check_ends()
     judge.check_starts()
     judge.check_lines(logs)
+    bounds = Bounds(audit, course.raids, course.faults)
+    bounds.check_rights()
+    bounds.check_share_of_log()
+    bounds.check_pulse(commands)
+    bounds.check_memory(course.peak_mib)
+    bounds.tell_raids(course.figures["seconds"])
     proved, unproved = _verify(folder)
-    violations = course.seen + audit.violations + judge.violations + _crashes(folder) + unproved
+    violations = [
+        *course.seen,
+        *audit.violations,
+        *judge.violations,
+        *check_sabotage(commands, course.faults),
+        *bounds.violations,
+        *crashes(folder),
+        *unproved,
+    ]
     summary = {
         **course.figures,
+        **bounds.figures,
         "commands": len(commands),
         "starts": len(course.lives),
         "exits": sum(life.ended_at is not None for life in course.lives),
@@ -93,13 +115,15 @@ def _verify(folder: Path) -> tuple[str, list[str]]:
     return done.stdout.strip().replace("\n", "; "), bad
 
 
-def _crashes(folder: Path) -> list[str]:
+def crashes(folder: Path) -> list[str]:
     """What the product itself left of an unexpected end."""
     found = [
         f"a watchdog crashed: {file}\n{file.read_text()}"
         for file in folder.glob("log/jobs/*/watchdog.crash")
     ]
     said = (folder / "messages").read_text(errors="replace")
-    if "Traceback" in said:
-        found.append(f"the daemon wrote a traceback:\n{said[said.index('Traceback') :][:4000]}")
+    for traceback in re.split(r"(?m)^(?=Traceback )", said)[1:]:
+        # One of a program that was sabotaged ends with the words of that.
+        if MARK not in traceback:
+            found.append(f"the daemon wrote a traceback:\n{traceback[:4000]}")
     return found
