@@ -152,7 +152,12 @@ LAWS = {
                 | {"taskmaster.wire", "taskmaster.config", "taskmaster.audit", "taskmaster.errors"}
                 | {"taskmaster.eventloop", "taskmaster.stream", "taskmaster.syscalls"}
                 | {"taskmaster.procfs", "taskmaster.fifos", "taskmaster.children"}
-                | {"taskmaster.sockdiag", "taskmaster.channel", "taskmaster.stdio"}
+                | {
+                    "taskmaster.sockdiag",
+                    "taskmaster.channel",
+                    "taskmaster.stdio",
+                    "taskmaster.accounts",
+                }
                 | {"taskmaster.__version__", "taskmaster.__file__"}
             ),
             of="taskmaster",

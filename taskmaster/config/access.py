@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import difflib
 import enum
-import grp
-import pwd
 import re
 from typing import Any, Final
 
 import msgspec
 
+from taskmaster import accounts
 from taskmaster.config import kinds
 from taskmaster.config.kinds import Kind, Refused, noun, shown
 from taskmaster.core import names
@@ -163,13 +162,13 @@ def _id(key: str, value: object) -> int:
     if not isinstance(value, str):
         raise Refused(f"{shown(value)} in {key}", f"names of {key}, or numbers from 0 to {_MAX_ID}")
     name = _text(key, value)
-    try:
-        return pwd.getpwnam(name).pw_uid if key == "users" else grp.getgrnam(name).gr_gid
-    except (KeyError, UnicodeEncodeError):
+    found = accounts.user_number(name) if key == "users" else accounts.group_number(name)
+    if found is None:
         raise Refused(
             f"{shown(name)} in {key}, which no {what} is called",
             f"names that the system knows (id, getent {'passwd' if key == 'users' else 'group'}), or numbers",
-        ) from None
+        )
+    return found
 
 
 def _glob(value: object) -> str:
@@ -190,9 +189,9 @@ def _user(value: object) -> str:
     user, colon, group = text.partition(":")
     if colon and not group:
         raise Refused(f"{shown(text)} in runAs", '"user" or "user:group"')
-    _id("users", int(user) if user.isdecimal() else user)
+    _id("users", user)
     if group:
-        _id("groups", int(group) if group.isdecimal() else group)
+        _id("groups", group)
     return text
 
 

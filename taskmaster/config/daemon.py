@@ -383,7 +383,7 @@ def load(
     label = str(file)
     # Its folder may be sticky and open to all (/tmp); a link to a folder is judged by what it leads to.
     with trusted.folder(str(file.parent), uid, label=label, follow=True, sticky=True) as inside:
-        data = trusted.read(file.name, uid, keys.MAX_BYTES, label=label, inside=inside)
+        data = trusted.read(file.name, uid, keys.MAX_BYTES, label=label, inside=inside, linked=True)
     config = _filled(keys.read(label, data, DAEMON_KEYS), places, file)
     if config.tls is not None:
         tls.context(

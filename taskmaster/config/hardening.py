@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
+from taskmaster import accounts
 from taskmaster.config.kinds import Kind, Refused, Schema, noun, shown, whole_in
 from taskmaster.core import kernelnames
 from taskmaster.core.spec import MAX_CPU, UNLIMITED, Capabilities
@@ -272,7 +273,7 @@ def capabilities() -> Kind:
 def groups() -> Kind:
     """Supplementary groups by name or number, in the order given."""
     words = f"a list of groups, by name or by number (0 to {_MAX_ID})"
-    name = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,255}\$?", re.ASCII)
+    name = re.compile(accounts.NAME)
 
     def one(value: object) -> str | int:
         if isinstance(value, str) and name.fullmatch(value):

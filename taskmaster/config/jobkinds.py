@@ -10,6 +10,7 @@ import re
 import shlex
 from typing import Any, Final
 
+from taskmaster import accounts
 from taskmaster.config import kinds, signals
 from taskmaster.config.kinds import Kind, Refused, noun, one_or_list, shown, whole_in
 from taskmaster.core.spec import NO_INPUT, OPEN_INPUT, RestartPolicy, StopTo
@@ -290,7 +291,8 @@ def umask() -> Kind:
 
 def user() -> Kind:
     """``user`` or ``user:group``, or empty for whoever runs taskmasterd."""
-    name = r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,255}\$?"
+    name = accounts.NAME
     return kinds.pattern(
-        f"(?:{name}(?::{name})?)?", 'a user\'s name, "user:group", or "": whoever runs taskmasterd'
+        f"(?:{name}(?::{name})?)?",
+        'a user, "user:group" (names or numbers), or "": whoever runs taskmasterd',
     )

@@ -1,14 +1,16 @@
 """The job directory on disk: reading job files, and replacing them so that no crash leaves half of one.
 
 The folder is opened and its owner and mode checked for each operation, so that one that was replaced or
-opened up meanwhile is noticed. It never looks into a job file (``jobfile`` does), never follows a
-symbolic link, and never changes a job file before its previous version is durable in the history.
+opened up meanwhile is noticed. The folder and job files may be links, judged by every folder on the way; what is
+pushed takes the place of a link, and what that leads to stays as it is. It never looks into a job file
+(``jobfile`` does), and never changes a job file before its previous version is durable in the history.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -114,11 +116,19 @@ class JobStore:
         with self._folder() as folder:
             try:
                 status = os.stat(file, dir_fd=folder, follow_symlinks=False)
+                if stat.S_ISLNK(status.st_mode):
+                    status = self._led_to(file, folder, status)
             except FileNotFoundError:
                 return None
             except OSError as error:  # EIO, ESTALE: the disk's own troubles
                 raise self._unreadable(error) from None
         return status.st_ino, status.st_mtime_ns, status.st_size, status.st_ctime_ns
+
+    def _led_to(self, file: str, folder: int, link: os.stat_result) -> os.stat_result:
+        try:
+            return os.stat(file, dir_fd=folder)
+        except OSError:
+            return link  # ENOENT, ELOOP, EACCES: it leads to nothing, which ``read`` says
 
     def put(
         self,
@@ -285,7 +295,7 @@ class JobStore:
     @contextlib.contextmanager
     def _folder(self) -> Iterator[int]:
         directory = str(self.directory)
-        with trusted.folder(directory, self._uid, label=directory) as fd:
+        with trusted.folder(directory, self._uid, label=directory, linked=True) as fd:
             yield fd
 
     def _unreadable(self, error: OSError) -> FileError:
@@ -293,7 +303,7 @@ class JobStore:
         return FileError(str(self.directory), "", words, "a folder that can be read")
 
     def _read(self, folder: int, file: str) -> bytes:
-        return trusted.read(file, self._uid, keys.MAX_BYTES, label=file, inside=folder)
+        return trusted.read(file, self._uid, keys.MAX_BYTES, label=file, inside=folder, linked=True)
 
     def _current(self, folder: int, file: str) -> bytes | None:
         try:

@@ -133,7 +133,13 @@ def _read(path: str, uid: int, label: str, key: str, *, private: bool = False) -
     try:
         with trusted.folder(folder, uid, label=folder, follow=True, sticky=True) as inside:
             return trusted.read(
-                name, uid, keys.MAX_BYTES, label=path, inside=inside, private=private
+                name,
+                uid,
+                keys.MAX_BYTES,
+                label=path,
+                inside=inside,
+                private=private,
+                linked=True,
             )
     except FileError as error:
         found = f"{error.file}: {error.found}"

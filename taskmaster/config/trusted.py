@@ -1,7 +1,8 @@
 """Opening files and folders whose content decides what runs, perhaps as root.
 
-Opened first, looked at by descriptor afterwards: what was checked is what is read. It never follows a
-symbolic link in the last part of a path, and never waits for a FIFO's writer. Problems are FileErrors.
+Opened first, looked at by descriptor afterwards: what was checked is what is read. It follows a symbolic link in
+the last part of a path only where it is told to, and then judges every folder on the way (``trail``); it never
+waits for a FIFO's writer. Problems are FileErrors.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 
+from taskmaster import trail
 from taskmaster.config import kinds
 from taskmaster.errors import FileError
 
@@ -52,17 +54,20 @@ def folder(
     inside: int | None = None,
     follow: bool = False,
     sticky: bool = False,
+    linked: bool = False,
 ) -> Iterator[int]:
     """Descriptor of a trusted folder, open for the time of the ``with``.
 
     ``inside``: descriptor of the folder that ``path`` is relative to. ``label``: what errors call it.
-    ``follow``: it may be a symbolic link. ``sticky``: as in ``complaint``. Raises FileError.
+    ``follow``: it may be a symbolic link. ``linked``: it may, if every folder on the way is trusted too.
+    ``sticky``: as in ``complaint``. Raises FileError.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
-        fd = os.open(path, flags, dir_fd=inside)
+        fd = _opened(path, flags, uid, inside, linked, label)
     except (OSError, ValueError) as error:  # whichever errno: reported in the system's words
-        raise FileError(label, "", _words(error), "a folder, no symbolic link") from None
+        wanted = "a folder" if linked else "a folder, no symbolic link"
+        raise FileError(label, "", _words(error), wanted) from None
     try:
         found = complaint(os.fstat(fd), uid, sticky=sticky)
         if found:
@@ -72,17 +77,48 @@ def folder(
         os.close(fd)
 
 
+def _opened(path: str, flags: int, uid: int, inside: int | None, linked: bool, label: str) -> int:
+    try:
+        return os.open(path, flags, dir_fd=inside)
+    except OSError as error:
+        # ENOTDIR is the kernel's word for a link, too, where a folder is asked for.
+        if not linked or error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+    try:
+        return trail.walk(path, flags, {0, uid}, inside=inside)
+    except trail.Untrusted as error:
+        # The path in full: it may be long, and its end is what is to be mended.
+        where = "".join(one if one.isprintable() else "?" for one in error.what)
+        found = f"a link that others could change: {where}: {error.found}"
+        raise FileError(label, "", found, f"folders on the way {accepted(uid)}") from None
+    except OSError as error:
+        words = {
+            errno.ENOENT: "a link that leads to nothing",
+            errno.ELOOP: "links that lead in a circle, or more than 40 of them",
+        }
+        if error.errno not in words:
+            raise
+        raise FileError(label, "", words[error.errno], "a file or folder") from None
+
+
 def read(
-    name: str, uid: int, max_bytes: int, *, label: str, inside: int, private: bool = False
+    name: str,
+    uid: int,
+    max_bytes: int,
+    *,
+    label: str,
+    inside: int,
+    private: bool = False,
+    linked: bool = False,
 ) -> bytes:
     """The bytes of a trusted regular file in the folder open as ``inside``. Raises FileError.
 
-    ``private``: as in ``complaint``.
+    ``private``: as in ``complaint``; ``linked``: as in ``folder``.
     """
     # O_NONBLOCK: opening a FIFO must not wait for its writer; regular files do not care.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        fd = os.open(name, flags, dir_fd=inside)
+        fd = _opened(name, flags, uid, inside, linked, label)
     except (OSError, ValueError) as error:  # whichever errno: reported in the system's words
         raise FileError(label, "", _words(error), "a readable regular file") from None
     try:

@@ -8,12 +8,11 @@ beyond that user. A key that this file does not know is held to its default.
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 from collections.abc import Callable
 from typing import Any, Final
 
+from taskmaster import accounts
 from taskmaster.config.access import Role
 from taskmaster.config.jobfile import JOB_KEYS
 from taskmaster.control.access import Rights, applies, groups_of, refused
@@ -70,10 +69,10 @@ def check(rights: Rights, command: Command, spec: JobSpec) -> None:
 
 def _user(spec: JobSpec, rights: Rights, own_uid: int) -> str | None:
     user, _, group = spec.runas.partition(":")
-    uid = _uid(user) if user else own_uid
+    uid = accounts.user_number(user) if user else own_uid
     if uid is None:
         return f"runas: there is no user {user}"
-    gid = _gid(group) if group else None
+    gid = accounts.group_number(group) if group else None
     if group and gid is None:
         return f"runas: there is no group {group}"
     rules = [rule for rule in rights.rules if rule.role >= Role.ADMIN and applies(rule, spec.job)]
@@ -84,8 +83,8 @@ def _user(spec: JobSpec, rights: Rights, own_uid: int) -> str | None:
             continue
         for allowed in rule.run_as:
             name, _, of_group = allowed.partition(":")
-            same_group = gid == _gid(of_group) if of_group else _in_group(uid, gid)
-            if uid == _uid(name) and same_group:
+            same_group = gid == accounts.group_number(of_group) if of_group else _in_group(uid, gid)
+            if uid == accounts.user_number(name) and same_group:
                 return None
     named = sorted({one for rule in rules for one in rule.run_as or ()})
     if any(rule.run_as is None for rule in rules):
@@ -140,17 +139,3 @@ def _others(spec: JobSpec) -> str | None:
 def _key(field: str) -> str:
     """The name in the job's file of a field."""
     return next((row.name for row in JOB_KEYS if field in row.fields), field)
-
-
-def _uid(name: str) -> int | None:
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return int(name) if name.isdecimal() else None
-
-
-def _gid(name: str) -> int | None:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return int(name) if name.isdecimal() else None

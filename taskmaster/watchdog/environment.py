@@ -6,12 +6,12 @@ it is kept anywhere else. An error names file and line, never what stands there.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
 from typing import Final
 
+from taskmaster import trail
 from taskmaster.core.spec import JobSpec, expand
 from taskmaster.watchdog.privileges import Who
 from taskmaster.watchdog.steps import Step, StepFailed
@@ -51,39 +51,16 @@ def made(spec: JobSpec, number: int, instance: str, who: Who, step: Step) -> dic
 
 def _content(path: str) -> bytes:
     """The bytes of the file, which nobody but the daemon's user and root may read, write or replace."""
-    folder = os.path.dirname(path)
-    # Both ways: a folder in somebody's home can be moved and a link to a secret of root's put in its place,
-    # and a link of ours may lead to there.
-    for one in dict.fromkeys([*_with_parents(folder), *_with_parents(os.path.realpath(folder))]):
-        _check_folder(one)
     # O_NONBLOCK: opening a FIFO must not wait for its writer.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        file = os.open(path, flags)
-    except OSError as error:
-        # ELOOP's own words, "Too many levels of symbolic links", send people looking for a cycle.
-        if error.errno == errno.ELOOP:
-            raise StepFailed("is a symbolic link") from None
-        raise
+        file = trail.walk(path, flags, {0, os.geteuid()})
+    except trail.Untrusted as why:
+        raise StepFailed(f"others could put another in its place: {why}") from None
     try:
         return _read(file)
     finally:
         os.close(file)
-
-
-def _with_parents(folder: str) -> list[str]:
-    found = [folder]
-    while (above := os.path.dirname(found[-1])) != found[-1]:
-        found.append(above)
-    return found
-
-
-def _check_folder(folder: str) -> None:
-    status = os.stat(folder)
-    _check_owner(status, f"folder {folder}")
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o022 and not mode & stat.S_ISVTX:
-        raise StepFailed(f"folder {folder} has mode {mode:04o}: others may write to it")
 
 
 def _read(file: int) -> bytes:

@@ -11,13 +11,12 @@ An unknown name, or a change that did not take, is a failure; nothing falls back
 from __future__ import annotations
 
 import errno
-import grp
 import os
 import pwd
 
 import msgspec
 
-from taskmaster import syscalls
+from taskmaster import accounts, syscalls
 from taskmaster.core import kernelnames
 from taskmaster.core.spec import Capabilities, JobSpec
 from taskmaster.watchdog.steps import Step, StepFailed
@@ -49,32 +48,33 @@ def resolved(spec: JobSpec, step: Step) -> Who:
             return Who(None, None, None, groups, sealed)
     name, _, group = spec.runas.partition(":")
     step.name = f"user {name}"
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        raise StepFailed("no such user") from None
-    gid = entry.pw_gid
+    entry = accounts.user(name)
+    uid = accounts.user_number(name) if entry is None else entry.pw_uid
+    if uid is None:
+        raise StepFailed("no such user")
+    gid = None if entry is None else entry.pw_gid
     if group:
         step.name = f"group {group}"
-        try:
-            gid = grp.getgrnam(group).gr_gid
-        except KeyError:
-            raise StepFailed("no such group") from None
-    if me != 0 and entry.pw_uid == me and gid == os.getegid():
+        gid = accounts.group_number(group)
+        if gid is None:
+            raise StepFailed("no such group")
+    if gid is None:
+        raise StepFailed("has no account that says its group: name one, as in USER:GROUP")
+    known = entry is not None
+    entry = entry or accounts.without_account(uid, gid)
+    if me != 0 and uid == me and gid == os.getegid():
         return Who(entry, None, None, groups, sealed)
     if groups is None:
-        groups = os.getgrouplist(name, gid)
-    return Who(entry, entry.pw_uid, gid, groups, sealed)
+        groups = accounts.groups(entry, gid) if known else [gid]
+    return Who(entry, uid, gid, groups, sealed)
 
 
 def _group_number(group: str | int, step: Step) -> int:
     step.name = f"groups {group}"
-    if isinstance(group, int):
-        return group
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise StepFailed("no such group") from None
+    found = group if isinstance(group, int) else accounts.group_number(group)
+    if found is None:
+        raise StepFailed("no such group")
+    return found
 
 
 def take(spec: JobSpec, who: Who, step: Step) -> None:

@@ -226,7 +226,7 @@ NAMES = "capability by name; the nearest is"
             "ambient capabilities that are in bounding too",
         ),
         ("groups", "audio", '"audio"', GROUPS),
-        ("groups", ["a b"], '"a b" as a group', GROUPS),
+        ("groups", ["a:b"], '"a:b" as a group', GROUPS),
         ("groups", ["7\n"], '"7\\n" as a group', GROUPS),
         ("groups", [-1], "-1 as a group", GROUPS),
         ("groups", [2**32 - 1], "4294967295 as a group", GROUPS),

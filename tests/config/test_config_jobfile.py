@@ -176,7 +176,24 @@ def test_accepted(members, field, value):
         *(("cmd", v) for v in ("", " ", "''", "'a", "a \\", 1, None, True, {}, [], ["", "a"], [1])),
         *(("cmd", v) for v in ("a\0b", ["a", "b\0"], "a" * 65537, ["a" * 131072])),
         *(("shell", v) for v in (0, 1, "true", None)),
-        *(("runas", v) for v in (None, 0, ":g", "u:", "a b", "u:g:h", "-u", "a/b", "u\0", "u\n")),
+        *(
+            ("runas", v)
+            for v in (
+                None,
+                0,
+                ":g",
+                "u:",
+                " a",
+                "a ",
+                "u: g",
+                "a\u2028b",
+                "u:g:h",
+                "-u",
+                "a/b",
+                "u\0",
+                "u\n",
+            )
+        ),
         *(("procNr", v) for v in (0, 1001, -1, True, 1.5, "1", None, [1], 10**60, 1e300)),
         *(("autoStart", v) for v in (0, "yes", None)),
         *(("restart", v) for v in (3, -1, "Always", "on-failure", True, None, [], 1.5)),

@@ -85,8 +85,8 @@ def test_read(store, jobs):
 
 
 def test_refuses_what_is_not_trusted(store, jobs, tmp_path):
-    """Links, FIFOs, sockets, folders, files open to others, too large ones: each says what it is."""
-    real = written(tmp_path / "real", A)
+    """FIFOs, sockets, folders, files open to others, too large ones, links to such: each says what it is."""
+    real = written(tmp_path / "real", A, 0o620)
     (jobs / "link.tm.json").symlink_to(real)
     os.mkfifo(jobs / "fifo.tm.json", 0o600)
     folder(jobs / "folder.tm.json")
@@ -102,7 +102,7 @@ def test_refuses_what_is_not_trusted(store, jobs, tmp_path):
         for name in ("link", "fifo", "folder", "group", "others", "large", "sock")
     }
     assert found == {
-        "link": "a symbolic link",
+        "link": "mode 0620",
         "fifo": "a FIFO",
         "folder": "a folder",
         "group": "mode 0620",
@@ -111,7 +111,7 @@ def test_refuses_what_is_not_trusted(store, jobs, tmp_path):
         "sock": "No such device or address",
     }
     assert len(store.read("full")) == MAX_BYTES
-    assert refusal(store.put, "link", B, who="t").found == "a symbolic link"
+    assert refusal(store.put, "link", B, who="t").found == "mode 0620"
     assert real.read_bytes() == A
     assert len(store.names()[0]) == 8
 
@@ -141,10 +141,10 @@ def test_refuses_a_directory_of_strangers(jobs):
 
 
 def test_directory_is_made(tmp_path):
-    """A missing directory is made for its owner alone; a link or a file in its place is refused."""
+    """A missing directory is made for its owner alone; a file in its place, or a link to one, is refused."""
     JobStore(tmp_path / "etc/jobs", UID)
     assert (tmp_path / "etc/jobs").stat().st_mode & 0o7777 == 0o700
-    (tmp_path / "link").symlink_to(tmp_path / "etc/jobs")
+    (tmp_path / "link").symlink_to("file")
     refusal(JobStore, tmp_path / "link", UID)
     refusal(JobStore, written(tmp_path / "file", b""), UID)
 
@@ -343,3 +343,94 @@ def test_leaks_no_descriptors(store, jobs):
     before = len(os.listdir("/proc/self/fd"))
     everything()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def mounted(jobs, name="web"):
+    """A job file as cluster managers mount it: a link to ..data/NAME, and that a link to a dated folder."""
+    dated = folder(jobs / "..2026_11_28")
+    written(dated / f"{name}.tm.json", A)
+    (jobs / "..data").symlink_to(dated.name)
+    (jobs / f"{name}.tm.json").symlink_to(f"..data/{name}.tm.json")
+    return dated
+
+
+def test_links_as_cluster_managers_mount_them(store, jobs):
+    """They are read; the exchange of the dated folder is another state of the file; ``..data`` is no job."""
+    mounted(jobs)
+    assert store.read("web") == A
+    assert store.names() == (["web"], [])
+    before = store.stamp("web")
+    other = folder(jobs / "..2026_11_29")
+    written(other / "web.tm.json", B)
+    (jobs / "..new").symlink_to(other.name)
+    (jobs / "..new").rename(jobs / "..data")
+    assert store.read("web") == B
+    assert store.stamp("web") != before
+
+
+def test_a_push_takes_the_place_of_a_link(store, jobs):
+    """What the link led to stays as it was."""
+    dated = mounted(jobs)
+    store.put("web", B, who="t")
+    assert store.read("web") == B
+    assert not (jobs / "web.tm.json").is_symlink()
+    assert (dated / "web.tm.json").read_bytes() == A
+    store.remove("web", who="t")
+    assert store.stamp("web") is None
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_every_folder_on_the_way_is_judged(store, jobs, mode, tmp_path):
+    """One that others may write to refuses the file, wherever on the way it is."""
+    dated = mounted(jobs)
+    dated.chmod(mode)
+    assert f"mode {mode:04o}" in refusal(store.read, "web").found
+    dated.chmod(0o700)
+    above = folder(tmp_path / "above")
+    real = folder(above / "sites")
+    written(real / "site.tm.json", A)
+    (jobs / "site.tm.json").symlink_to(real / "site.tm.json")
+    assert store.read("site") == A
+    above.chmod(mode)
+    assert f"{above}" in refusal(store.read, "site").found
+
+
+@needs_root
+def test_links_of_strangers(store, jobs, tmp_path):
+    """In a folder that is open to all and sticky, a link is as good as its owner; so is a folder."""
+    shared = folder(tmp_path / "shared", 0o1777)
+    shared.chmod(0o1777)
+    real = folder(tmp_path / "real")
+    written(real / "web.tm.json", A)
+    (shared / "way").symlink_to(real)
+    (jobs / "web.tm.json").symlink_to(shared / "way/web.tm.json")
+    assert store.read("web") == A
+    os.chown(shared / "way", STRANGER, -1, follow_symlinks=False)
+    assert f"owner uid {STRANGER}" in refusal(store.read, "web").found
+    (shared / "way").unlink()
+    os.chown(folder(shared / "way"), STRANGER, -1)
+    assert f"owner uid {STRANGER}" in refusal(store.read, "web").found
+
+
+def test_links_that_lead_nowhere(store, jobs):
+    """To nothing, and in a circle: said in words, and the start of a daemon does not fail over it."""
+    (jobs / "gone.tm.json").symlink_to("..data/gone.tm.json")
+    (jobs / "ring.tm.json").symlink_to("ring.tm.json")
+    assert refusal(store.read, "gone").found == "a link that leads to nothing"
+    assert "circle" in refusal(store.read, "ring").found
+    assert store.stamp("ring") is not None
+    assert store.names()[0] == ["gone", "ring"]
+
+
+def test_a_linked_directory(jobs, tmp_path):
+    """It is used, and judged by what it leads to and by every folder on the way."""
+    above = folder(tmp_path / "above")
+    real = folder(above / "jobs")
+    written(real / "web.tm.json", A)
+    (tmp_path / "link").symlink_to(real)
+    store = JobStore(tmp_path / "link", UID)
+    assert store.read("web") == A
+    store.put("web", B, who="t")
+    assert (real / "web.tm.json").read_bytes() == B
+    above.chmod(0o777)
+    assert "mode 0777" in refusal(store.read, "web").found

@@ -131,10 +131,13 @@ def test_files_of_others(place, name, mode):
     assert str(place / name) in error.found
     (place / name).chmod(0o600)
     (place / name).rename(place / "real")
-    (place / name).symlink_to("real")
-    assert "a symbolic link" in refused(place).found
-    (place / name).unlink()
     open_to_all = folder(place / "open", 0o777)
+    (open_to_all / name).write_bytes((place / "real").read_bytes())
+    (open_to_all / name).chmod(0o600)
+    (place / name).symlink_to(f"open/{name}")
+    assert "a link that others could change" in refused(place).found
+    assert "mode 0777" in refused(place).found
+    (place / name).unlink()
     (place / "real").rename(open_to_all / name)
     named = {key: f"open/{name}" if one == name else one for key, one in NAMES.items()}
     written(place / "config.json", json.dumps({"tls": named}).encode())

@@ -183,7 +183,7 @@ def test_files_that_are_no_secrets(make_daemon):
     good.chmod(0o600)
     cases = {
         "missing": (lambda path: None, "No such file or directory"),
-        "link": (lambda path: path.symlink_to(good), "is a symbolic link"),
+        "link": (lambda path: path.symlink_to(folder / "readable.env"), "has mode 0640"),
         "pipe": (lambda path: os.mkfifo(path, 0o600), "is no regular file"),
         "readable": (
             lambda path: (path.write_text(f"TOKEN={SECRET}"), path.chmod(0o640)),
@@ -210,12 +210,38 @@ def test_files_that_are_no_secrets(make_daemon):
     daemon.start()
     for name, (_, words) in cases.items():
         error = f"process 0: envFile {folder / name}.env: {words}"
-        assert daemon.ask("start", name) == {"response": "fail", "error": error}
+        reply = daemon.ask("start", name)
+        assert (reply["response"], reply["error"][: len(error)]) == ("fail", error)
         status = daemon.wait_state(name, "FATAL")
         assert (status["alive"], words in status["reason"]) == (0, True)
+    for name in cases:
         (folder / f"{name}.env").unlink(missing_ok=True)
     good.unlink()
     assert SECRET.encode() not in everything_said(daemon)
+
+
+def test_an_env_file_behind_links(make_daemon):
+    """As cluster managers mount it: read; where others could exchange a folder on the way, not."""
+    daemon = make_daemon()
+    real = daemon.folder / "..2026"
+    real.mkdir(mode=0o700)
+    (real / "token").write_text(f"TOKEN={SECRET}\n")
+    (real / "token").chmod(0o400)
+    (daemon.folder / "..data").symlink_to(real.name)
+    (daemon.folder / "token").symlink_to("..data/token")
+    daemon.job(
+        "web",
+        ["/bin/sh", "-c", "echo ${#TOKEN}; exec sleep 1000"],
+        envFile="token",
+        autoStart=False,
+    )
+    daemon.start()
+    assert daemon.ask("start", "web")["response"] == "success"
+    log = daemon.logs / "jobs/web/0_stdout.log"
+    wait_for(lambda: log.exists() and log.read_text() == f"{len(SECRET)}\n")
+    assert daemon.ask("stop", "web", wait=60)["response"] == "success"
+    real.chmod(0o777)
+    assert f"folder {real}: mode 0777" in daemon.ask("start", "web")["error"]
 
 
 # memory -------------------------------------------------------------------------------------------
