@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
+import json
 import math
 import re
 from typing import Any, Final
@@ -87,6 +88,8 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 #: What tells one version by its content: eight digits are as many as ``git`` begins with, and more.
 _SHA256_START: Final = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 _CURSOR: Final = re.compile(r"[!-~]{0,128}", re.ASCII)
+#: Bytes of an ``id``, as it is written: a number, a UUID, a sentence. It is kept until the reply is sent.
+MAX_ID: Final = 256
 #: Version numbers are written with at most twelve digits.
 _MAX_VERSION: Final = 10**12 - 1
 
@@ -94,7 +97,8 @@ _MAX_VERSION: Final = 10**12 - 1
 class Query(msgspec.Struct):
     """One valid query.
 
-    ``job`` is the decoded name, not yet known to be a possible one; ``data`` the decoded file;
+    ``job`` is the decoded name, not yet known to be a possible one (of an impossible one, the beginning);
+    ``data`` the decoded file;
     ``id`` the client's own id as its JSON text, empty without one; ``wait_s`` None without a wait;
     ``old_dialect`` whether the older key ``cmd`` was used; ``codes`` whether the client asks for the
     stable code of a failure beside its sentence; ``leave_jobs``, of shutdown, whether the jobs run on;
@@ -152,7 +156,16 @@ class UnusableQuery(InvalidQuery):
         self.command = command
 
 
+def _spellings(key: str) -> str:
+    """A pattern for ``key`` with any of its characters written as JSON escapes."""
+    return "".join(f"(?:{one}|(?i:\\\\u{ord(one):04x}))" for one in key)
+
+
 _decoder: Final = msgspec.json.Decoder(_Wire)
+#: Each key that means something, wherever it stands before a colon.
+_MEANT: Final = re.compile(
+    ('("(?:' + "|".join(map(_spellings, _Wire.__struct_encode_fields__)) + r')")\s*:').encode()
+)
 _commands: Final = {command.value: command for command in Command}
 
 
@@ -165,12 +178,16 @@ def parse_query(frame: bytes) -> Query:
     try:
         frame.decode("utf-8")
         wire = _decoder.decode(frame)
+        twice = _key_twice(frame)
     except UnicodeDecodeError as error:
         raise InvalidQuery(f"Not UTF-8: byte {error.start} of the frame.", fatal=True) from None
     except RecursionError:
         raise InvalidQuery("Not a usable JSON object: nested too deeply.", fatal=True) from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, json.JSONDecodeError) as error:
         raise InvalidQuery(f"Not a JSON object: {error}.", fatal=True) from None
+    if twice is not None:
+        query_id = b"" if twice == "id" else _checked_id(bytes(wire.id))
+        raise UnusableQuery(f'The key "{twice}" stands in the query twice.', query_id)
     query_id = _checked_id(bytes(wire.id))
     word = _value(wire.command)
     old_dialect = word is None
@@ -219,7 +236,25 @@ def _value(raw: msgspec.Raw) -> Any:
         return _UNUSABLE
 
 
+def _key_twice(frame: bytes) -> str | None:
+    """A key that means something and stands in the query more than once: two readers would see two queries."""
+    found = _MEANT.findall(frame)
+    if len(set(found)) == len(found) and not any(b"\\" in key for key in found):
+        return None
+    # One of them may be in an object that is the value of another key: seldom enough to look thoroughly.
+    twice: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs if key in _Wire.__struct_encode_fields__]
+        twice[:] = [key for key in keys if keys.count(key) > 1]  # the outermost object comes last
+
+    json.loads(frame, object_pairs_hook=look, parse_int=len, parse_float=len)
+    return twice[0] if twice else None
+
+
 def _checked_id(raw: bytes) -> bytes:
+    if len(raw) > MAX_ID:
+        raise UnusableQuery(f'"id" has {len(raw)} bytes; accepted: up to {MAX_ID}.', b"")
     if not raw or raw[:1] == b'"' or raw[:1] in b"-0123456789":
         return raw
     raise UnusableQuery('"id" is neither a string nor a number.', b"")

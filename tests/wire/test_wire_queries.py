@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskmaster.errors import InvalidQuery
+from taskmaster.wire import queries
 from taskmaster.wire.frames import ClientFrames
 from taskmaster.wire.queries import (
     MAX_WAIT_S,
@@ -201,7 +202,7 @@ def test_no_command(query):
 
 
 IDS = ['""', '"a"', '"\\u00e9\\n\\"\\\\"', '"é"', '"\\ud83d\\ude00"', "0", "-0", "12", "-1.50", "1e3", "1E+2",
-       "1e999", "-0.0E-7", "123456789012345678901234567890", '"' + "x" * 5000 + '"', '"null"']  # fmt: skip
+       "1e999", "-0.0E-7", "123456789012345678901234567890", '"' + "x" * 254 + '"', '"null"']  # fmt: skip
 
 
 @pytest.mark.parametrize("text", IDS, ids=lambda text: text[:20])
@@ -223,6 +224,58 @@ def test_any_id(value, ascii_only):
     """Whatever the client's library writes for a string or a number is what it gets back."""
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
     assert parse_query(b'{"command":"list","id":' + text + b"}").id == text
+
+
+@pytest.mark.parametrize("text", ['"' + "x" * 255 + '"', "9" * 257, '"' + "é" * 128 + '"'])
+def test_a_long_id(text):
+    """An id of more than 256 bytes is refused, and not kept."""
+    error = refused(b'{"command":"list","id":' + text.encode() + b"}")
+    assert str(error) == f'"id" has {len(text.encode())} bytes; accepted: up to 256.'
+    assert error.query_id == b""
+
+
+#: Every key that means something in a query, with two values for it.
+VALUES = {
+    "command": ('"list"', '"stop"'), "cmd": ('"list"', '"stop"'), "job": ('"bmdpbng="', '"d2Vi"'),
+    "data": ('""', '"eHg="'), "id": ("1", "2"), "wait": ("1", "1"), "codes": ("true", "false"),
+    "leaveJobs": ("true", "true"), "reason": ('"a"', '"b"'), "ifHash": ('""', '""'), "version": ("1", "2"),
+    "cursor": ('"a"', '"b"'), "force": ("true", "false"),
+}  # fmt: skip
+
+
+def test_every_key_has_values():
+    """The table above knows every key."""
+    assert set(VALUES) == set(queries._Wire.__struct_encode_fields__)
+
+
+@pytest.mark.parametrize("key", VALUES)
+@pytest.mark.parametrize("spelling", ["plain", "blank", "escaped", "between"])
+def test_a_key_twice(key, spelling):
+    """No key that means something may stand in a query twice, however it is written: whose value would count?"""
+    one, other = VALUES[key]
+    again = "".join(f"\\u{ord(c):04X}" for c in key) if spelling == "escaped" else key
+    text = f'"{key}":{one},'
+    text += '"x":{"y":[{"z":1}]},' if spelling == "between" else ""
+    text += f'"{again}"' + (" \n" if spelling == "blank" else "") + f":{other}"
+    head = "" if key in ("command", "cmd") else '"command":"list",'
+    error = refused(("{" + head + text + "}").encode())
+    assert str(error) == f'The key "{key}" stands in the query twice.'
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        '"x":1,"x":2',
+        '"x":{"command":"stop","command":"stop"}',
+        '"x":[{"id":1,"id":2}],"y":{"job":{"job":"a"}}',
+        '"id":"\\"command\\":\\"stop\\""',
+        '"reason":"\\"id\\":1, \\"id\\":2"',
+        '"\\u0078":1',
+    ],
+)
+def test_what_is_no_key_twice(more):
+    """Unknown keys, keys of other objects and what looks like one within a string may stand anywhere."""
+    assert parse_query(('{"command":"list",' + more + "}").encode()).command is Command.LIST
 
 
 @pytest.mark.parametrize("text", ["null", "true", "false", "[]", "{}", '["a"]', '{"id":1}'])
