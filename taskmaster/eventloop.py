@@ -24,6 +24,7 @@ Callback = Callable[[], None]
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
+GONE: Final = select.EPOLLRDHUP
 #: The kernel has forgotten a descriptor that was closed elsewhere, with all its duplicates.
 _CLOSED: Final = frozenset({errno.EBADF, errno.ENOENT})
 #: What is told to the reader, and to the writer: an error or a hang-up concerns both.
@@ -66,14 +67,17 @@ class Timer:
 
 
 class Watch:
-    """One watched descriptor: what to call when it can be read or written."""
+    """One watched descriptor: what to call when it can be read or written, or its other end is closed."""
 
-    __slots__ = ("fd", "on_read", "on_write")
+    __slots__ = ("fd", "on_gone", "on_read", "on_write")
 
-    def __init__(self, fd: int, on_read: Callback | None, on_write: Callback | None) -> None:
+    def __init__(
+        self, fd: int, on_read: Callback | None, on_write: Callback | None, on_gone: Callback | None
+    ) -> None:
         self.fd = fd
         self.on_read = on_read
         self.on_write = on_write
+        self.on_gone = on_gone
 
 
 class EventLoop:
@@ -96,22 +100,35 @@ class EventLoop:
 
     # descriptors ------------------------------------------------------------------------------
 
-    def watch(self, fd: int, on_read: Callback | None, on_write: Callback | None = None) -> Watch:
-        """Call ``on_read`` / ``on_write`` whenever ``fd`` is ready; at least one of them.
+    def watch(
+        self,
+        fd: int,
+        on_read: Callback | None,
+        on_write: Callback | None = None,
+        on_gone: Callback | None = None,
+    ) -> Watch:
+        """Call ``on_read`` / ``on_write`` whenever ``fd`` is ready; at least one of the three.
 
-        ``on_write`` alone also reports a hang-up, which is how the reaping of a pidfd is seen.
+        ``on_write`` alone also reports a hang-up, which is how the reaping of a pidfd is seen. ``on_gone``, for a
+        socket that is not read from: called as long as its peer has closed its end.
         """
-        watch = Watch(fd, on_read, on_write)
+        watch = Watch(fd, on_read, on_write, on_gone)
         self._epoll.register(fd, _mask(watch))
         self._watches[fd] = watch
         return watch
 
-    def change(self, watch: Watch, on_read: Callback | None, on_write: Callback | None) -> None:
+    def change(
+        self,
+        watch: Watch,
+        on_read: Callback | None,
+        on_write: Callback | None,
+        on_gone: Callback | None = None,
+    ) -> None:
         """Replace what is called; at least one of them."""
-        if watch.on_read is on_read and watch.on_write is on_write:
+        if watch.on_read is on_read and watch.on_write is on_write and watch.on_gone is on_gone:
             return
         before = _mask(watch)
-        watch.on_read, watch.on_write = on_read, on_write
+        watch.on_read, watch.on_write, watch.on_gone = on_read, on_write, on_gone
         if _mask(watch) != before:
             self._epoll.modify(watch.fd, _mask(watch))
 
@@ -254,11 +271,15 @@ class EventLoop:
 
 
 def _serve(watch: Watch, mask: int) -> None:
-    if mask & _TO_READER and watch.fd >= 0 and watch.on_read is not None:
-        watch.on_read()
+    if mask & _TO_READER and watch.fd >= 0:
+        if watch.on_read is not None:
+            watch.on_read()
+        elif watch.on_gone is not None:
+            watch.on_gone()
     if mask & _TO_WRITER and watch.fd >= 0 and watch.on_write is not None:
         watch.on_write()
 
 
 def _mask(watch: Watch) -> int:
-    return (READ if watch.on_read else 0) | (WRITE if watch.on_write else 0)
+    mask = (READ if watch.on_read else 0) | (WRITE if watch.on_write else 0)
+    return mask | GONE if watch.on_gone else mask

@@ -49,6 +49,12 @@ class Stream:
     (reading has stopped by then, sending still works); ``on_closed`` a short reason, once, when the
     connection is over from whichever side.
 
+    ``on_ready``: told when there is something to read, or something was received that is to be looked at;
+    nothing is done about it before ``serve`` is called. Without it that is done at once. ``goes_on``: asked
+    before each frame whether it shall be looked at now; if not, it waits for the next ``serve``.
+    ``frames_a_turn``: after so many the stream lets others have their turn, and goes on of itself; 0: any number.
+    ``on_gone``: told when a peer that is not read from has closed its end.
+
     ``on_data``: gets what one read brought before the decoder does; True: the decoder need not see it.
     ``on_end``: told when the peer sends no more; it may still read, so the stream stays open for that. Without
     it the stream closes. ``on_drained``: told when everything that had to wait has been sent. ``stall_s``: a
@@ -69,6 +75,10 @@ class Stream:
         on_end: Callable[[], None] | None = None,
         on_drained: Callable[[], None] | None = None,
         stall_s: float | None = None,
+        on_ready: Callable[[], None] | None = None,
+        goes_on: Callable[[], bool] | None = None,
+        on_gone: Callable[[], None] | None = None,
+        frames_a_turn: int = 0,
         channel: Channel = PLAIN,
     ) -> None:
         os.set_blocking(fd, False)
@@ -84,23 +94,35 @@ class Stream:
         self._on_end = on_end
         self._on_drained = on_drained
         self._stall_s = stall_s
+        self._on_ready = on_ready if on_ready is not None else self.serve
+        self._at_once = on_ready is None
+        self._goes_on = goes_on
+        self._on_gone = on_gone
+        self._frames_a_turn = frames_a_turn
+        self._resting = self._minds_gone = False
         self._stall: Timer | None = None
         self._progress = False
         self._out = bytearray()
         self._reading = True
         self._ending = False
         self._deaf = False  # reading has ended for good
+        #: There may be whole frames in the decoder.
+        self._left = False
         self._delivering = False
         self._discarded = 0
         self._peer_ended = False
         self._said_last = False
         self._linger: Timer | None = None
-        self._watch: Watch | None = loop.watch(fd, self._readable)
+        self._watch: Watch | None = loop.watch(fd, self._on_ready)
 
     @property
     def open(self) -> bool:
         """Whether the descriptor is still there."""
         return self._fd >= 0
+
+    def fileno(self) -> int:
+        """The descriptor, which stays the stream's; -1 once it is over."""
+        return self._fd
 
     @property
     def reading(self) -> bool:
@@ -161,27 +183,44 @@ class Stream:
         else:
             self._shut()
 
-    def pause(self, paused: bool) -> None:
-        """Stop or resume reading; frames already received are delivered on resuming."""
+    def pause(self, paused: bool, *, minds_gone: bool = False) -> None:
+        """Stop or resume reading; frames already received are delivered on resuming.
+
+        ``minds_gone``: tell ``on_gone`` should the peer close its end meanwhile.
+        """
         if self._fd < 0 or self._ending or self._deaf or self._reading is not paused:
             return
         self._reading = not paused
+        self._minds_gone = minds_gone
         self._update()
         if not paused:
-            self._deliver()
+            self._look_again()
+
+    def rest(self, resting: bool, *, minds_gone: bool = False) -> None:
+        """Do not watch for what comes, until told to again: it is looked at when ``serve`` is called."""
+        self._resting, self._minds_gone = resting, minds_gone
+        self._update()
 
     def receive(self, data: bytes) -> None:
         """Treat this as received before anything else."""
         if data:
             self._decoder.receive_data(data)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """There may be frames that were received and not delivered."""
+        if self._at_once:
             self._deliver()
+        else:
+            self._left = True
+            self._on_ready()
 
     def read_out(self) -> None:
         """Deliver what a peer that is gone has sent before, to the last byte, then close."""
         for _ in range(READ_OUT_TURNS):
             if self._fd < 0 or not self._reading:
                 break
-            self._readable()
+            self.serve()
         self.close("closed by peer")
 
     def close(self, reason: str) -> None:
@@ -252,7 +291,12 @@ class Stream:
             self._peer_ended = True  # it may still read what waits for it
             self._update()
 
-    def _readable(self) -> None:
+    def serve(self) -> None:
+        """Deliver what was received before, then read once and deliver that, as far as it may go on."""
+        if not self._reading or self._fd < 0 or (self._left and not self._deliver()):
+            return
+        if self._goes_on is not None and not self._goes_on():
+            return
         try:
             data = self._channel.read(self._fd)
         except (BlockingIOError, InterruptedError):
@@ -269,6 +313,12 @@ class Stream:
         elif self._channel.at_end:
             self._no_more()
 
+    def _peer_is_gone(self) -> None:
+        self._minds_gone = False
+        self._update()
+        if self._on_gone is not None:
+            self._on_gone()
+
     def _no_more(self) -> None:
         if self._on_end is None:
             self.close("closed by peer")
@@ -277,24 +327,32 @@ class Stream:
         self._update()
         self._on_end()
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> bool:
+        """Whether all whole frames that there were are delivered."""
         if self._delivering:
-            return
-        self._delivering = True
+            return False
+        self._delivering, self._left = True, True
+        goes_on, more = self._goes_on, self._frames_a_turn
         try:
-            while self._reading and self._fd >= 0:
+            while self._reading and self._fd >= 0 and (goes_on is None or goes_on()):
                 frame = self._decoder.next_frame()
                 if frame is None:
-                    if self._channel.at_end:
+                    self._left = False
+                    if self._channel.at_end and self._fd >= 0:
                         self._no_more()
-                    return
+                    return self._reading
                 self._on_frame(frame)
+                more -= 1
+                if not more:
+                    self._loop.call_in(0, self.serve)
+                    break
         except InvalidQuery as error:
             self._reading, self._deaf = False, True
             self._update()
             self._on_broken(error)
         finally:
             self._delivering = False
+        return False
 
     def _writable(self) -> None:
         before = self.outbound_bytes
@@ -342,18 +400,21 @@ class Stream:
         a paused peer that hangs up would else wake the loop without end."""
         if self._fd < 0:
             return
-        on_read = self._readable if self._reading else None
+        on_read = self._on_ready if self._reading and not self._resting else None
         if self._ending and not self._peer_ended:
             on_read = self._discard
         on_write = self._writable if self._out or self._channel.unsent else None
-        if on_read is None and on_write is None:
+        on_gone = None
+        if on_read is None and self._minds_gone and not self._deaf and not self._ending:
+            on_gone = self._peer_is_gone
+        if on_read is None and on_write is None and on_gone is None:
             if self._watch is not None:
                 self._loop.unwatch(self._watch)
                 self._watch = None
         elif self._watch is None:
-            self._watch = self._loop.watch(self._fd, on_read, on_write)
+            self._watch = self._loop.watch(self._fd, on_read, on_write, on_gone)
         else:
-            self._loop.change(self._watch, on_read, on_write)
+            self._loop.change(self._watch, on_read, on_write, on_gone)
 
 
 class _Nothing:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -26,6 +27,8 @@ from taskmaster.errors import FileError, NoSuchJob, TaskmasterError, TimedOut
 from taskmaster.wire import replies
 from taskmaster.wire.queries import Command, Query
 from taskmaster.wire.replies import Reply
+
+_GONE: Final = "Nobody waits for it any more: the client is gone."
 
 
 class Commands:
@@ -160,7 +163,10 @@ class Commands:
             return exchange.reply is not None
 
         if not look():
-            job.watchers.append(look)
+            exchange.on_end = job.watch(look)
+            exchange.on_gone = lambda: exchange.done(replies.fail(_GONE))
+            if exchange.gone:
+                exchange.on_gone()
 
     def _guarded(self, reader: Reader, query: Query, rights: Rights) -> Reply:
         try:
@@ -182,8 +188,13 @@ class Commands:
             return
 
         def done(outcome: str, error: str) -> None:
-            reply = replies.redundant() if outcome == replies.REDUNDANT else replies.success()
-            self._answer(exchange, job, replies.fail(error) if outcome == replies.FAIL else reply)
+            if outcome == replies.FAIL:
+                reply = replies.fail(error)
+            elif outcome != replies.REDUNDANT:
+                reply = replies.success()
+            else:
+                reply = replies.unchanged() if verb == "repair" else replies.redundant()
+            self._answer(exchange, job, reply)
 
         def ask() -> None:
             if self._supervisor.jobs.get(job.name) is not job:
@@ -259,7 +270,7 @@ class Commands:
         """Answer, if asked to wait when the job has settled or the time is over."""
         query = exchange.query
         assert query is not None
-        if query.wait_s is None or reply.response == replies.FAIL:
+        if query.wait_s is None or reply.response == replies.FAIL or exchange.gone:
             exchange.done(reply)
             return
         wants_up = query.command not in (Command.STOP, Command.KILL)
@@ -278,7 +289,8 @@ class Commands:
             return exchange.reply is not None
 
         if not look():
-            job.watchers.append(look)
+            exchange.on_end = job.watch(look)
+            exchange.on_gone = lambda: exchange.done(reply)
 
     def _reached(self, job: Job) -> str:
         reason = status.reason(job)

@@ -37,17 +37,18 @@ from taskmaster.control.lifetime.upgrade import Upgrade
 from taskmaster.control.peers import user_name
 from taskmaster.control.port import Port
 from taskmaster.control.proofs import Proofs
-from taskmaster.control.quota import Quotas
 from taskmaster.control.recording import Recording
 from taskmaster.control.rejections import Rejections
 from taskmaster.control.removals import Removals
 from taskmaster.control.review import Review
 from taskmaster.control.say import Say
 from taskmaster.control.server import Server
+from taskmaster.control.shares import Shares
 from taskmaster.control.stops import Stops
 from taskmaster.control.supervisor import Supervisor
 from taskmaster.control.tally import Tally
 from taskmaster.control.troubles import Troubles
+from taskmaster.control.turns import Turns
 from taskmaster.core.lifetime import Effect, Phase
 from taskmaster.errors import FileError
 from taskmaster.eventloop import EventLoop
@@ -109,17 +110,19 @@ class Daemon:
             self._say,
         )
         rejections = Rejections(self._loop, self._audit, self._say.connection)
-        quotas = Quotas(
+        shares = Shares(
             self._loop.now,
             rate=config.commands_per_second,
             burst=config.commands_burst,
             max_connections=config.max_clients_per_user,
+            max_frame_bytes=config.max_frame_bytes,
         )
         gate = Gate(push_enabled=config.push_enabled, reasons=config.require_reason)
         allotments = Allotments(self._loop.now, config.audit_bytes_per_day)
         recording = Recording(self._audit, allotments, Tally(self._loop, self._audit))
-        self._dispatcher = Dispatcher(self._audit, self._say, recording, rejections, gate, quotas)
-        self._review = Review(self._audit)
+        turns = Turns(self._loop.now, self._loop.call_in)
+        self._dispatcher = Dispatcher(self._audit, self._say, recording, rejections, gate, turns)
+        self._review = Review(self._loop, self._audit)
         self._directory = Directory(self._supervisor, self._definitions, self._store, self._audit)
         self._commands = Commands(
             self._supervisor,
@@ -142,7 +145,7 @@ class Daemon:
                 insecure_remote=config.allow_insecure_remote,
                 output_max=config.job_output_max_bytes,
             ),
-            quotas=quotas,
+            shares=shares,
             idle_timeout_s=config.idle_timeout_s,
             tls=self._secured(),
         )
@@ -325,7 +328,7 @@ class Daemon:
         uptime_s = round(time.monotonic() - self._began, 3)
         self._audit.record(Event.DAEMON_STOPPED, pid=os.getpid(), uptime=uptime_s)
         self._server.stop_listening()
-        self._dispatcher.turn_over()
+        self._dispatcher.answer_all()
         for session in list(self._dispatcher.sessions):
             session.close("the daemon ends")
         if self._config.socket is not None:

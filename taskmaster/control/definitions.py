@@ -28,6 +28,7 @@ from taskmaster.core import names
 from taskmaster.core.spec import JobSpec, changed_fields, same_processes
 from taskmaster.errors import Conflict, FileError, NoSuchJob, TaskmasterError
 from taskmaster.wire import replies
+from taskmaster.wire.replies import Reply
 
 #: Raises NotPermitted where who asks may not have this definition put in force.
 Permit = Callable[[JobSpec], None]
@@ -228,7 +229,7 @@ class Definitions:
                 self._supervisor.configure(job, done, cause)
             return
         if old == definition.spec and old_sha256 == definition.sha256:
-            done(replies.SUCCESS, "")
+            done(replies.REDUNDANT, "")
             return
 
         def applied(outcome: str, error: str) -> None:
@@ -272,7 +273,10 @@ class Definitions:
 
         def applied(outcome: str, error: str) -> None:
             job.end()
-            done(replies.success() if outcome != replies.FAIL else replies.fail(error))
+            if outcome == replies.FAIL:
+                done(replies.fail(error))
+            else:
+                done(replies.unchanged() if outcome == replies.REDUNDANT else replies.success())
 
         self._apply(job, definition, change.cause, applied)
 
@@ -289,6 +293,7 @@ class Definitions:
             self.push(job.name, data, change, done)
             return
         try:
+            stamp = self._store.stamp(job.name)
             self._store.put(
                 job.name,
                 data,
@@ -297,12 +302,18 @@ class Definitions:
                 action=change.action,
                 if_hash=change.if_hash,
             )
+            is_other = self._store.stamp(job.name) != stamp
         except (FileError, Conflict, OSError) as error:
             if job.spec is None and not job.problem:
                 self._supervisor.forget(job)
             done(failed(error))
             return
-        self.reload_job(job, change, done)
+
+        def reloaded(reply: Reply) -> None:
+            reply.unchanged = reply.unchanged and not is_other
+            done(reply)
+
+        self.reload_job(job, change, reloaded)
 
     def rollback(
         self,

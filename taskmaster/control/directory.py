@@ -127,7 +127,8 @@ class Directory:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             done(replies.fail(f"{errors[0]}{more}; everything else was applied", FileError.code))
         else:
-            done(replies.success())
+            is_other = change.new or change.changed or change.removed
+            done(replies.success() if is_other else replies.unchanged())
 
 
 def _emptied(directory: str, lost: list[str]) -> FileError:

@@ -1,6 +1,8 @@
 """From frames to replies: who asked what is in the audit log before it is done, and what came of it before
 the reply is sent.
 
+Root and the daemon's own user are served as they come; all others after them, in turns (``turns``).
+
 A turn of the loop collects commands; ``turn_over`` then writes all their records at once, begins them,
 and answers what is answered. One fsync serves every reply of the turn that tells of a change.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Final
@@ -21,23 +24,25 @@ from taskmaster.audit.log import GAPS_BYTES
 from taskmaster.config.history import sha256
 from taskmaster.control.access import Rights
 from taskmaster.control.exchange import Exchange
-from taskmaster.control.gate import Gate, slow_down
+from taskmaster.control.gate import Gate
 from taskmaster.control.handshakes import Handshakes
 from taskmaster.control.peers import Peer
-from taskmaster.control.quota import Quotas
 from taskmaster.control.recording import Recording
 from taskmaster.control.rejections import Rejections
 from taskmaster.control.say import Say
 from taskmaster.control.session import Session
-from taskmaster.errors import InvalidQuery, SlowDown, TaskmasterError
+from taskmaster.control.shares import MAX_LEARNED
+from taskmaster.control.turns import Turns
+from taskmaster.errors import InvalidQuery, TaskmasterError
 from taskmaster.wire import replies
 from taskmaster.wire.queries import Command, Query
 from taskmaster.wire.replies import Reply
 
 #: Commands that are carried out even when the audit log cannot be written: they end things.
 _ALWAYS: Final = frozenset({Command.STOP, Command.KILL})
-#: Frames whose meaning is remembered: a name of 64 characters makes one of 130 bytes, and records of 800.
-_KNOWN: Final = 4096
+#: Frames of one session whose meaning is remembered: a name of 64 characters makes one of 130 bytes, and records
+#: of 800.
+_KNOWN: Final = 1024
 _KNOWN_BYTES: Final = 512
 
 Reader = Callable[[Query, Rights], Reply]
@@ -76,7 +81,7 @@ class Dispatcher:
         recording: Recording,
         rejections: Rejections,
         gate: Gate,
-        quotas: Quotas,
+        turns: Turns,
     ) -> None:
         self.readers: dict[Command, Reader] = {}
         self.handlers: dict[Command, Handler] = {}
@@ -84,12 +89,14 @@ class Dispatcher:
         self.state_of: Callable[[str], str | None] = lambda name: None
         self.sessions: set[Session] = set()
         self.session_numbers = itertools.count()
-        #: Queries that only read, by the number of the session and their frame.
-        self.known: dict[tuple[int, bytes], Asked] = {}
+        #: Of all that are not served at once: who is next.
+        self.turns = turns
         #: Why nothing may be changed any more; empty while it may.
         self.closing = ""
         #: Nothing that changes something is begun: what was asked is to be answered soon.
         self.held = False
+        #: Whether a client that sends no more is not there to read either.
+        self.has_left: Callable[[socket.socket], bool] = lambda connection: False
         #: Where those wait that are no clients yet; None where no TLS is spoken.
         self.handshakes: Handshakes | None = None
         self._audit = audit
@@ -97,7 +104,6 @@ class Dispatcher:
         self._recording = recording
         self._rejections = rejections
         self._gate = gate
-        self._quotas = quotas
         self._prefix = os.urandom(4).hex()
         self._count = 0
         self._arrived: list[Exchange] = []
@@ -142,23 +148,21 @@ class Dispatcher:
             self._say.connection(f"client {session.peer.who()} connected", session.rights.who)
         return exchange
 
-    def too_fast(self, session: Session, query: Query | None, query_id: bytes) -> Exchange:
-        """An exchange for a command over the rate: counted for the log, and answered."""
-        reply = slow_down(session.rights, self._quotas.rate)
-        exchange = self.begin(session, query, query_id, None)
-        exchange.reply, exchange.refused = reply, True
-        self._rejections.add(session.peer, reply.error or "", kind=SlowDown.code)
-        return exchange
-
     def learn(self, session: Session, frame: bytes, query: Query) -> None:
         """Remember what a frame means that reads and may well come again from this client."""
         if query.command not in _OUTCOMES or query.wait_s is not None or query.id or query.reason:
             return
-        asked = self._asked(session, query) if len(frame) <= _KNOWN_BYTES else None
+        share = session.share
+        full = len(session.known) >= _KNOWN or (share is not None and share.learned >= MAX_LEARNED)
+        if full:
+            session.unlearn()
+        if len(frame) > _KNOWN_BYTES or (share is not None and share.learned >= MAX_LEARNED):
+            return
+        asked = self._asked(session, query)
         if asked is not None:
-            if len(self.known) >= _KNOWN:
-                self.known.clear()
-            self.known[session.number, frame] = asked
+            session.known[frame] = asked
+            if share is not None:
+                share.learned += 1
 
     def _asked(self, session: Session, query: Query) -> Asked | None:
         """None where its records cannot be known beforehand."""
@@ -220,7 +224,10 @@ class Dispatcher:
 
     def advance_later(self, session: Session) -> None:
         """Something of this session may have its answer."""
-        self._advanced[session] = None
+        if session.share is None or session is self.turns.serving:
+            self._advanced[session] = None
+        else:
+            self.turns.enter(session)
 
     def rejected(self, session: Session, reason: str) -> None:
         """A connection is cut for what it sent."""
@@ -245,13 +252,19 @@ class Dispatcher:
         else:
             self._say.everything(gone)
         for exchange in unanswered:
-            if exchange.reply is not None:
-                self.complete(exchange)
-            elif exchange.at_once:
+            if exchange.reply is None and exchange.at_once:
                 exchange.reply = replies.fail("The client was gone before its turn came.")
-                self.complete(exchange)
+            exchange.on_reply = functools.partial(self._end_of_gone, session, exchange)
+            if exchange.reply is not None:
+                exchange.on_reply()
             else:
-                exchange.on_reply = functools.partial(self.complete, exchange)
+                exchange.abandon()
+
+    def _end_of_gone(self, session: Session, exchange: Exchange) -> None:
+        self.complete(exchange)
+        share = session.share
+        if share is not None and share.answered(exchange.size):
+            self.turns.readmit(share)
 
     # an upgrade -----------------------------------------------------------------------------------
 
@@ -320,6 +333,16 @@ class Dispatcher:
 
     def turn_over(self) -> None:
         """Begin what arrived and answer what can be. Call at the end of each turn of the loop."""
+        self._answer()
+        if self.turns.due:
+            self.turns.serve(self._answer)
+
+    def answer_all(self) -> None:
+        """Make and send every reply that there is, of everybody; nothing is read any more."""
+        self._answer()
+        self.turns.serve(self._answer, is_last=True)
+
+    def _answer(self) -> None:
         while self._arrived or self._advanced:
             if self._arrived:
                 arrived, self._arrived = self._arrived, []
@@ -342,7 +365,7 @@ class Dispatcher:
         if exchange.reads:
             on_record = True  # it only waits, and then reads
         if self.closing and command not in _ALWAYS:
-            exchange.done(replies.fail(f"{self.closing}; {command.value} is refused.", "closing"))
+            exchange.done(replies.refuse(f"{self.closing}; {command.value} is refused.", "closing"))
             return
         if not on_record and command not in _ALWAYS:
             why = (
@@ -361,7 +384,7 @@ class Dispatcher:
         try:
             self.handlers[command](exchange)
         except TaskmasterError as error:
-            exchange.done(replies.fail(str(error), error.code))
+            exchange.done(replies.refuse(str(error), error.code))
 
 
 def _role(rights: Rights, query: Query | None) -> str | None:

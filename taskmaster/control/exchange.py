@@ -11,6 +11,10 @@ from taskmaster.wire.queries import READING, Query
 from taskmaster.wire.replies import Reply
 
 
+def _nothing() -> None:
+    pass
+
+
 class Exchange:
     """A command and what becomes of it. ``id`` is the audit log's; ``begun`` is monotonic.
 
@@ -19,8 +23,9 @@ class Exchange:
     """
 
     __slots__ = (
-        *("begun", "command", "completed", "counted", "id", "last", "on_reply", "peer", "query"),
-        *("outcome", "query_id", "refused", "reply", "rights", "size", "timer"),
+        *("begun", "command", "completed", "counted", "gone", "id", "last", "on_end", "on_gone"),
+        *("on_reply", "outcome", "peer", "query", "query_id", "refused", "reply", "rights", "size"),
+        "timer",
     )
 
     def __init__(
@@ -54,7 +59,12 @@ class Exchange:
         self.completed = False
         #: What the record of its completion has beside the reply: states before and after, sha256.
         self.outcome: dict[str, object] = {}
-        self.on_reply: Callable[[], None] = lambda: None
+        self.on_reply: Callable[[], None] = _nothing
+        #: Nobody waits for the reply any more.
+        self.gone = False
+        #: Called when that is so, and when there is a reply: what waits for a state lets go of it.
+        self.on_gone: Callable[[], None] = _nothing
+        self.on_end: Callable[[], None] = _nothing
 
     @property
     def reads(self) -> bool:
@@ -72,4 +82,27 @@ class Exchange:
             self.reply = reply
             if self.timer is not None:
                 self.timer.cancel()
+            on_end, self.on_end, self.on_gone = self.on_end, _nothing, _nothing
+            on_end()
             self.on_reply()
+
+    @property
+    def changes(self) -> bool:
+        """Whether something is another by it: its record is to be on disk before its reply is sent."""
+        reply = self.reply
+        return not (self.reads or self.refused or reply is None or reply.unchanged)
+
+    def wait_no_longer(self) -> None:
+        """What only reads is answered, from what is known, when its turn comes on its connection."""
+        assert self.query is not None
+        self.query.wait_s = None
+        if self.timer is not None:
+            self.timer.cancel()
+        on_end, self.on_end, self.on_gone = self.on_end, _nothing, _nothing
+        on_end()
+        self.on_reply()
+
+    def abandon(self) -> None:
+        """Its client is gone. What it asked for is done, but nobody waits for what becomes of it."""
+        self.gone = True
+        self.on_gone()

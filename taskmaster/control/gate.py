@@ -1,4 +1,4 @@
-"""What stands between a query and its command: role, ``pushEnabled``, ``requireReason``, and the rate.
+"""What stands between a query and its command: role, ``pushEnabled``, and ``requireReason``.
 
 Each says no with a reply; nothing of a command that is refused is looked at, least of all a file in it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from taskmaster.control.access import WRITING, Rights, refused
-from taskmaster.errors import NotPermitted, ReasonRequired, SlowDown
+from taskmaster.errors import NotPermitted, ReasonRequired
 from taskmaster.wire import replies
 from taskmaster.wire.queries import Command, Query
 from taskmaster.wire.replies import Reply
@@ -38,12 +38,3 @@ class Gate:
             )
             return replies.fail(text, ReasonRequired.code)
         return None
-
-
-def slow_down(rights: Rights, rate: float) -> Reply:
-    """The reply to a command over the rate, which was not looked at."""
-    return replies.fail(
-        f"Slow down: {rights.who} may send {rate:g} commands a second (commandsPerSecond); "
-        "this one was not looked at.",
-        SlowDown.code,
-    )

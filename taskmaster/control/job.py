@@ -95,7 +95,9 @@ class Job:
         #: halfway waits behind them.
         self.busy = False
         self.queue: deque[tuple[Callable[[], None], Callable[[str], None]]] = deque()
-        self.watchers: list[Callable[[], bool]] = []
+        #: Called when it may have reached another state; each takes itself out (``watch``).
+        self._watchers: dict[Callable[[], object], None] = {}
+        self._settled: tuple[int, bool] = (-1, False)
 
     def __setattr__(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -141,9 +143,14 @@ class Job:
 
     def settled(self) -> bool:
         """Whether nothing more will happen by itself."""
-        return self.spec is None or (
-            self.attached and all(status.state in SETTLED for status in self.wanted())
-        )
+        if self.spec is None:
+            return True
+        version, settled = self._settled
+        if version != self.version:
+            # Once for all who wait for it: of a thousand processes it takes a while to tell.
+            settled = all(status.state in SETTLED for status in self.wanted())
+            self.__dict__["_settled"] = (self.version, settled)
+        return settled and self.attached
 
     def publish(self, message: Published) -> None:
         """The watchdog says how its processes stand."""
@@ -159,8 +166,14 @@ class Job:
 
     def look(self) -> None:
         """Let everybody who waits for a state of this job look at it."""
-        if self.watchers:
-            self.watchers = [watcher for watcher in self.watchers if not watcher()]
+        for watcher in list(self._watchers):
+            if watcher in self._watchers:
+                watcher()
+
+    def watch(self, watcher: Callable[[], object]) -> Callable[[], None]:
+        """Have ``watcher`` called when it may be in another state, until what this returns is called."""
+        self._watchers[watcher] = None
+        return lambda: self._watchers.pop(watcher, None)
 
     def run(self, operation: Callable[[], None], refused: Callable[[str], None]) -> None:
         """Run an operation now, or when those before it are done; ``refused`` is told why it never will."""

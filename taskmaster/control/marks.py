@@ -32,6 +32,8 @@ class Marks(Generic[Note]):
         self._decode: Callable[[bytes], Note] = msgspec.json.Decoder(kind).decode
         self._torn = torn
         self._notes: dict[str, Note] = {}
+        #: Those of which the disk does not say so.
+        self._unwritten: set[str] = set()
         self._load()
 
     @property
@@ -43,9 +45,15 @@ class Marks(Generic[Note]):
         """Keep a note without the disk, if there is none."""
         self._notes.setdefault(job, note)
 
+    def is_kept(self, job: str) -> bool:
+        """Whether there is a note, and on the disk too."""
+        there = job in self._notes and job not in self._unwritten
+        return there and os.path.lexists(self._folder / job)
+
     def put(self, job: str, note: Note) -> OSError | None:
         """Keep a note; the error where only this daemon can."""
         self._notes[job] = note
+        self._unwritten.add(job)
         try:
             os.makedirs(self._folder, 0o700, exist_ok=True)
             folder = os.open(self._folder, _FOLDER_FLAGS)
@@ -55,10 +63,12 @@ class Marks(Generic[Note]):
                 os.close(folder)
         except OSError as error:
             return error
+        self._unwritten.discard(job)
         return None
 
     def remove(self, job: str) -> OSError | None:
         """Forget a note; the error where the disk does not."""
+        self._unwritten.discard(job)
         if self._notes.pop(job, None) is None:
             return None
         try:

@@ -101,6 +101,23 @@ class Kernel:
         pid = self._holders.find(owner.uid, owner.inode)
         return Peer("tcp", peer.address, owner.uid, user_name(owner.uid), pid)
 
+    def has_left(self, connection: socket.socket) -> bool:
+        """Whether a peer that sends no more is not there to read either, as far as the kernel tells: its process
+        has closed the connection, and not just its sending side."""
+        try:
+            if connection.family == socket.AF_UNIX:
+                connection.send(
+                    b""
+                )  # nothing is sent; where nobody can read, it is an error all the same
+                return False
+            there, own = connection.getpeername(), connection.getsockname()
+        except OSError:
+            return True
+        host = sockdiag.normal(there[0])
+        if not sockdiag.is_loopback(host):
+            return False
+        return self._sockets.owner((host, there[1], own[0], own[1])) is None
+
 
 def of_address(transport: str, address: tuple[str, int], certificate: str | None = None) -> Peer:
     """A peer that is an address; ``certificate``: the name in a certificate that was accepted."""

@@ -7,12 +7,15 @@ changes the log.
 from __future__ import annotations
 
 import errno
+import functools
+from collections import deque
 from typing import Final
 
 from taskmaster.audit import AuditLog
 from taskmaster.audit.pages import END, Page
 from taskmaster.control.exchange import Exchange
 from taskmaster.errors import TaskmasterError
+from taskmaster.eventloop import EventLoop
 from taskmaster.wire import replies
 from taskmaster.wire.queries import Query
 from taskmaster.wire.replies import Reply
@@ -20,16 +23,24 @@ from taskmaster.wire.replies import Reply
 #: What stands in each record of a reading itself, and cannot stand within a string of another: there its
 #: quotes have backslashes.
 _OF_A_READING: Final = b'"command":"audit"'
-#: Who may wait at a time; one more is answered at once, with whatever there is.
-MAX_WAITING: Final = 64
+#: Queries of one identity that may wait at a time; one more is answered at once, with whatever there is.
+MAX_WAITING: Final = 16
+#: How long a turn of the loop looks for news, seconds.
+LOOK_S: Final = 0.001
+_GONE: Final = "Nobody waits for it any more: the client is gone."
 
 
 class Review:
     """The pieces of one log, and who waits for the next."""
 
-    def __init__(self, log: AuditLog) -> None:
+    def __init__(self, loop: EventLoop, log: AuditLog) -> None:
+        self._loop = loop
         self._log = log
-        self._waiting: list[tuple[Exchange, str]] = []
+        #: Where each has been looked for news, and how many wait of each identity.
+        self._waiting: dict[Exchange, str] = {}
+        self._held: dict[str, int] = {}
+        #: Those that have not been looked for since something was written.
+        self._due: deque[Exchange] = deque()
         self._seen = -1
 
     def page(self, query: Query) -> Reply:
@@ -51,45 +62,63 @@ class Review:
 
     def wait(self, exchange: Exchange) -> None:
         """Answer as soon as something other than readings of the log follows the cursor."""
-        query = exchange.query
+        query, identity = exchange.query, exchange.rights.identity
         assert query is not None
         if query.cursor == END:
             # The place is taken now, or what is written until the next look would be left out.
             query.cursor = self._read(END).cursor
-        self._waiting = [one for one in self._waiting if one[0].reply is None]
-        if len(self._waiting) >= MAX_WAITING:
+        if self._held.get(identity, 0) >= MAX_WAITING:
             exchange.done(self.page(query))
             return
-        self._waiting.append((exchange, query.cursor))
-        self._seen = -1
+        self._held[identity] = self._held.get(identity, 0) + 1
+        self._waiting[exchange] = query.cursor
+        self._due.append(exchange)
+        exchange.on_end = functools.partial(self._over, exchange)
+        exchange.on_gone = lambda: exchange.done(replies.fail(_GONE))
+        if exchange.gone:
+            exchange.on_gone()
+
+    def _over(self, exchange: Exchange) -> None:
+        del self._waiting[exchange]
+        identity = exchange.rights.identity
+        self._held[identity] -= 1
+        if not self._held[identity]:
+            del self._held[identity]
 
     def turn_over(self, at_once: bool) -> bool:
         """Call when what a turn brought is written; whether somebody has an answer now.
 
-        ``at_once``: nobody may wait any longer.
+        ``at_once``: nobody may wait any longer. A look takes LOOK_S; those not reached have it in the next turn.
         """
-        if not self._waiting or (self._log.written == self._seen and not at_once):
+        if at_once or (self._waiting and self._log.written != self._seen):
+            self._seen = self._log.written
+            self._due = deque(self._waiting)
+        if not self._due:
             return False
-        self._seen = self._log.written
-        waiting, self._waiting = self._waiting, []
+        told, end = False, self._loop.now() + LOOK_S
         pieces: dict[str, tuple[bool, str]] = {}
-        for exchange, cursor in waiting:
-            if exchange.reply is not None:
-                continue  # its time is over
-            query = exchange.query
-            assert query is not None
-            try:
-                if cursor not in pieces:
-                    piece = self._read(cursor)
-                    pieces[cursor] = _tells(piece.lines), piece.cursor
-                has_news, after = pieces[cursor]
-                if has_news or at_once:
-                    exchange.done(self.page(query))
-                else:
-                    self._waiting.append((exchange, after))
-            except TaskmasterError as error:
-                exchange.done(replies.fail(str(error), error.code))
-        return len(self._waiting) != len(waiting)
+        while self._due and (at_once or self._loop.now() < end):
+            exchange = self._due.popleft()
+            if exchange in self._waiting:
+                told = self._look(exchange, pieces, at_once) or told
+        if self._due:
+            self._loop.call_in(0, lambda: None)
+        return told
+
+    def _look(self, exchange: Exchange, pieces: dict[str, tuple[bool, str]], at_once: bool) -> bool:
+        cursor = self._waiting[exchange]
+        try:
+            if cursor not in pieces:
+                piece = self._read(cursor)
+                pieces[cursor] = _tells(piece.lines), piece.cursor
+        except TaskmasterError as error:
+            exchange.done(replies.fail(str(error), error.code))
+            return True
+        has_news, self._waiting[exchange] = pieces[cursor]
+        if has_news or at_once:
+            # Read when its turn has come, and paid for by whom it is for.
+            exchange.wait_no_longer()
+        return has_news or at_once
 
 
 def _tells(lines: bytes) -> bool:

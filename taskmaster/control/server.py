@@ -16,6 +16,7 @@ from typing import Final
 
 from taskmaster import sockdiag
 from taskmaster.channel import PLAIN, Channel
+from taskmaster.config.access import Role
 from taskmaster.control import peers
 from taskmaster.control.access import Access, Rights
 from taskmaster.control.dispatcher import Dispatcher
@@ -23,9 +24,9 @@ from taskmaster.control.handover import HandedConnection, HandedListener
 from taskmaster.control.handshakes import Handshakes
 from taskmaster.control.idle import Idle
 from taskmaster.control.peers import Kernel, Peer, Unidentified
-from taskmaster.control.quota import Account, Quotas
 from taskmaster.control.say import Say
 from taskmaster.control.session import Session
+from taskmaster.control.shares import Share, Shares
 from taskmaster.control.tls import TlsChannel
 from taskmaster.errors import TaskmasterError
 from taskmaster.eventloop import EventLoop, Watch
@@ -33,11 +34,8 @@ from taskmaster.wire import replies
 from taskmaster.wire.frames import Allowance
 
 _BACKLOG: Final = 1024
-#: Of unfinished frames, all clients together, and as much again root and the daemon's own user; one alone
-#: may send maxFrameBytes.
-_ALLOWANCE_BYTES: Final = 64 * 1024 * 1024
-#: The largest frame of a client that no rule is for: room for every refusal, not for a file.
-_STRANGER_BYTES: Final = 64 * 1024
+#: The largest frame of a client that may not push anything: room for every command but that, and every refusal.
+_NO_FILE_BYTES: Final = 64 * 1024
 #: Accepted before the loop gets its turn.
 _ACCEPTS_A_TURN: Final = 16
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -69,23 +67,24 @@ class Server:
         max_clients: int,
         max_frame_bytes: int,
         access: Access,
-        quotas: Quotas,
+        shares: Shares,
         idle_timeout_s: float,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._loop = loop
         self._access = access
-        self._quotas = quotas
+        self._shares = shares
         self._kernel = Kernel(loop.now)
+        dispatcher.has_left = self._kernel.has_left
         self._idle = Idle(loop, dispatcher.sessions, idle_timeout_s)
         self._dispatcher = dispatcher
         self._say = say
         self._max_clients = max_clients
         self._max_frame_bytes = max_frame_bytes
-        allowed = max(_ALLOWANCE_BYTES, 4 * max_frame_bytes)
-        self._allowance = Allowance(allowed)
-        #: Of those who may do everything: what others leave unfinished must not keep them from pushing.
-        self._own_allowance = Allowance(allowed)
+        #: Unfinished frames of those who may do everything: what others leave unfinished must not keep them from
+        #: pushing.
+        self._own_allowance = Allowance(shares.unfinished.max_bytes)
+        shares.unfinished.relieve = self._relieve
         self._listeners: list[tuple[HandedListener, Watch]] = []
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._handshakes: Handshakes | None = None
@@ -279,42 +278,52 @@ class Server:
             reason = f"Too many clients: {kin} are connected (maxClients); try again later."
             self._refuse(fd, peer, reason, "too-many-clients", channel)
             return None
-        account = None if rights.everything else self._quotas.enter(rights.identity)
-        if account is None and not rights.everything:
+        share = None if rights.everything else self._shares.enter(rights.identity)
+        if share is None and not rights.everything:
             reason = (
-                f"Too many clients: {rights.who} has {self._quotas.max_connections} connections "
+                f"Too many clients: {rights.who} has {self._shares.max_connections} connections "
                 "(maxClientsPerUser); try again later."
             )
             self._refuse(fd, peer, reason, "too-many-clients", channel)
             return None
-        session = self._begin(fd, peer, rights, account, channel)
+        session = self._begin(fd, peer, rights, share, channel)
         self._say.everything(f"client {peer.who()} connected")
         return session
 
     def serve(self, fd: int, peer: Peer) -> Session:
         """Make a connection, which was let in before, a session; what it may do is decided anew."""
         rights = self._access.rights(peer)
-        account = None if rights.everything else self._quotas.enter(rights.identity, let_in=True)
-        return self._begin(fd, peer, rights, account, PLAIN)
+        share = None if rights.everything else self._shares.enter(rights.identity, let_in=True)
+        return self._begin(fd, peer, rights, share, PLAIN)
 
     def _begin(
-        self, fd: int, peer: Peer, rights: Rights, account: Account | None, channel: Channel
+        self, fd: int, peer: Peer, rights: Rights, share: Share | None, channel: Channel
     ) -> Session:
-        stranger = not (rights.everything or rights.rules)
+        pushes = rights.everything or any(rule.role >= Role.ADMIN for rule in rights.rules)
         session = Session(
             self._loop,
             fd,
             peer,
-            min(self._max_frame_bytes, _STRANGER_BYTES) if stranger else self._max_frame_bytes,
-            self._own_allowance if rights.everything else self._allowance,
+            self._max_frame_bytes if pushes else min(self._max_frame_bytes, _NO_FILE_BYTES),
+            self._own_allowance if share is None else share.unfinished,
             self._dispatcher,
             rights,
-            account,
+            share,
             channel,
         )
         self._dispatcher.sessions.add(session)
         self._idle.watch()
         return session
+
+    def _relieve(self) -> None:
+        """Of all who hold unfinished frames, those who hold most are cut off until there is room again."""
+        unfinished = self._shares.unfinished
+        sessions = [one for one in self._dispatcher.sessions if one.share is not None]
+        while unfinished.used > unfinished.max_bytes:
+            most = max(sessions, key=_unfinished)
+            if not _unfinished(most)[1]:
+                return
+            most.close("too much unfinished input")
 
     def _refuse(
         self, fd: int, peer: Peer, reason: str, code: str, channel: Channel = PLAIN
@@ -339,6 +348,12 @@ class Server:
             pass  # gone already, or not even the spare one was enough
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._say.error(f"a client was dropped: {error.strerror}", "clients")
+
+
+def _unfinished(session: Session) -> tuple[int, int]:
+    """By whom most is held, and of theirs in which connection."""
+    share = session.share
+    return (0 if share is None else share.unfinished.used), session.unfinished_bytes
 
 
 def _remove_socket(name: str, folder: int) -> None:

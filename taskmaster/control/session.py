@@ -5,10 +5,16 @@ before it on the same connection have been, so that ``start`` and then ``status`
 change waits for what was asked before it and reads the same thing, for the same reason.
 
 A client that does not take its replies gets no further ones, is not read from, and is cut off at last.
+
+One of an identity with a share (all but root and the daemon's own user) does nothing of itself: it enters the
+``turns``, and reads, answers and sends when it is served, for as long as it is told. What it may not do now, for
+want of time, commands or room, stays where it is: unread in the kernel.
 """
 
 from __future__ import annotations
 
+import math
+import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +22,8 @@ from taskmaster.channel import PLAIN, Channel
 from taskmaster.control.access import Rights
 from taskmaster.control.exchange import Exchange
 from taskmaster.control.peers import Peer
-from taskmaster.control.quota import Account
+from taskmaster.control.shares import Share
+from taskmaster.control.turns import Wish
 from taskmaster.errors import InvalidQuery
 from taskmaster.eventloop import EventLoop, Timer
 from taskmaster.stream import Stream
@@ -26,13 +33,17 @@ from taskmaster.wire.queries import READING, Command, Query, UnusableQuery, pars
 from taskmaster.wire.replies import Reply
 
 if TYPE_CHECKING:
-    from taskmaster.control.dispatcher import Dispatcher
+    from taskmaster.control.dispatcher import Asked, Dispatcher
 
 #: Commands of one client that may be unanswered, and bytes of theirs; past either, nothing is read from it.
 MAX_UNANSWERED: Final = 1024
 MAX_UNANSWERED_BYTES: Final = 8 * 1024 * 1024
-#: While so many bytes wait to be sent to a client, no further reply is made for it.
+#: While so many bytes wait to be sent to a client, no further reply is made for it: to one of root or the
+#: daemon's own user, and to one of others, who may have many connections.
 ENOUGH_OUTBOUND: Final = 1024 * 1024
+ENOUGH_OF_A_SHARE: Final = 64 * 1024
+#: Frames of root that are looked at before others have their turn.
+FRAMES_A_TURN: Final = 128
 #: The cap of what may wait: one reply more, of the largest file (1 MiB, in base64) or 1000 processes.
 MAX_OUTBOUND: Final = 8 * 1024 * 1024
 #: A client that takes nothing for so long, seconds, while replies wait for it, is cut off.
@@ -55,7 +66,7 @@ class Session:
         allowance: Allowance,
         dispatcher: Dispatcher,
         rights: Rights,
-        account: Account | None,
+        share: Share | None,
         channel: Channel = PLAIN,
     ) -> None:
         self.number = next(dispatcher.session_numbers)
@@ -66,7 +77,13 @@ class Session:
         self.quiet_since = 0.0
         #: Whether it was said that this client is here: of those that only read, it is not.
         self.said = False
-        self._account = account
+        self.share = share
+        #: What it waits for since it was served last; see ``turns``.
+        self.wish = Wish.NOTHING
+        self._until = 0.0
+        self._unsent = 0
+        #: Queries that only read and were asked before, by their frames.
+        self.known: dict[bytes, Asked] = {}
         self.peer_document = peer.audit()
         self._loop = loop
         self._channel = channel
@@ -85,6 +102,8 @@ class Session:
         self._kept = b""
         #: An upgrade was asked for here: whatever comes behind it is for who answers that.
         self._asks_upgrade = False
+        self._left_unread: Timer | None = None
+        self._enough = ENOUGH_OUTBOUND if share is None else ENOUGH_OF_A_SHARE
         self._decoder = ClientFrames(max_frame_bytes, allowance)
         self._stream = Stream(
             loop,
@@ -96,10 +115,53 @@ class Session:
             max_outbound=MAX_OUTBOUND,
             on_data=self._data,
             on_end=self._no_more,
-            on_drained=lambda: dispatcher.advance_later(self),
+            on_drained=self._drained,
             stall_s=STALL_S,
+            on_ready=None if share is None else lambda: dispatcher.turns.enter(self),
+            goes_on=None if share is None else self._goes_on,
+            on_gone=self._gone,
+            frames_a_turn=FRAMES_A_TURN if share is None else 0,
             channel=channel,
         )
+
+    # in turns -------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._stream.open
+
+    def serve(self, until: float) -> None:
+        """Read, and begin what was read, until this time at most; what is answered, ``advance`` answers."""
+        self._until, self.wish = until, Wish.NOTHING
+        self._dispatcher.advance_later(self)
+        self._stream.serve()
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """What is held of frames that have not come whole."""
+        return self._decoder.pending_bytes()
+
+    def rest(self, resting: bool) -> None:
+        """Do not watch the connection, until it is served; or again."""
+        assert self.share is not None
+        self._stream.rest(resting, minds_gone=resting and self in self.share.crowded)
+
+    def _goes_on(self) -> bool:
+        """Whether one frame more is looked at now."""
+        share = self.share
+        assert share is not None
+        if self._until == math.inf:
+            pass  # the last turn: what is not read by now is not begun
+        elif self._loop.now() >= self._until:
+            self.wish = Wish.TURN
+        elif not share.takes_queries:
+            self.wish = Wish.ROOM
+        elif not share.may_take():
+            self.wish = Wish.COMMANDS
+        else:
+            return True
+        return False
 
     # in -------------------------------------------------------------------------------------------
 
@@ -107,37 +169,44 @@ class Session:
         """What monitors ask all day: the same bytes, nothing before them to wait for, one frame and no more."""
         if self._exchanges or self._decoder.pending_bytes():
             return False
-        known = self._dispatcher.known.get((self.number, data[: -len(END)]))
+        known = self.known.get(data[: -len(END)])
         if known is None or not data.endswith(END) or not self._takes_more():
             return False
-        if self._account is not None and not self._account.take():
-            return False  # ``_frame`` has the words for it
+        self._answer_now(known)
+        return True
+
+    def _answer_now(self, known: Asked) -> None:
         self.heard = True
+        if self.share is not None:
+            self.share.take()
         reply = self._dispatcher.read_now(self, known)
         self._out.append(reply)
         self._out_bytes += len(reply)
-        return True
+
+    def unlearn(self) -> None:
+        """Forget what queries mean that were asked before."""
+        if self.share is not None:
+            self.share.learned -= len(self.known)
+        self.known.clear()
 
     def _frame(self, frame: bytes) -> None:
         dispatcher = self._dispatcher
+        known = None if self._exchanges else self.known.get(frame)
+        if known is not None and self._takes_more():
+            self._answer_now(known)
+            return
         self.heard = True
-        if self._account is not None and not self._account.take():
-            self._too_fast(frame)
-            return
-        known = None if self._exchanges else dispatcher.known.get((self.number, frame))
-        if known is not None and self._stream.outbound_bytes + self._out_bytes < ENOUGH_OUTBOUND:
-            reply = dispatcher.read_now(self, known)
-            self._out.append(reply)
-            self._out_bytes += len(reply)
-            return
+        share = self.share
+        if share is not None:
+            share.take()
         try:
             query: Query | None = parse_query(frame)
         except UnusableQuery as error:
             word = ascii(error.command)[1:-1][:_WORD]
             exchange = dispatcher.begin(self, None, error.query_id, word)
             exchange.reply = replies.invalid(str(error))
-            if self._account is not None:
-                self._account.refused()  # it is on record as a refusal is
+            if share is not None:
+                share.refused()  # it is on record as a refusal is
         except InvalidQuery as error:
             self._broken(error)
             return
@@ -149,29 +218,18 @@ class Session:
                 return
             exchange = dispatcher.begin(self, query, query.id, query.command.value)
             if exchange.refused:
-                if self._account is not None:
-                    self._account.refused()
+                if share is not None:
+                    share.refused()
             else:
                 dispatcher.learn(self, frame, query)
         self._take_up(exchange, len(frame))
-
-    def _too_fast(self, frame: bytes) -> None:
-        """Answered, since every query is, but neither looked at nor on record one by one."""
-        query, query_id = None, b""
-        try:
-            query = parse_query(frame)
-            query_id = query.id
-        except UnusableQuery as error:
-            query_id = error.query_id
-        except InvalidQuery as error:
-            self._broken(error)
-            return
-        self._take_up(self._dispatcher.too_fast(self, query, query_id), len(frame))
 
     def _take_up(self, exchange: Exchange, size: int) -> None:
         dispatcher = self._dispatcher
         exchange.size = size
         self._waiting_bytes += size
+        if self.share is not None:
+            self.share.asked(size)
         self._exchanges.append(exchange)
         if exchange.command == Command.UPGRADE and exchange.reply is None:
             self._asks_upgrade = True
@@ -190,7 +248,7 @@ class Session:
         else:
             dispatcher.arrived(exchange)
         if self._is_full():
-            self._stream.pause(True)
+            self._stream.pause(True, minds_gone=True)
 
     def _is_full(self) -> bool:
         return (
@@ -206,34 +264,68 @@ class Session:
         exchange.reply = replies.invalid(str(error))
         exchange.last = True
         self._exchanges.append(exchange)
+        if self.share is not None:
+            self.share.refused()
+            self.share.asked(0)
         self._stream.pause(True)
         self._dispatcher.advance_later(self)
 
     def _no_more(self) -> None:
         """The client sends no more; it may be there to read (``nc -N``), or gone."""
+        if self._has_left():
+            self._stream.close("closed by peer")
+            return
         self._ended_by_peer = self._loop.call_in(
             HALF_CLOSED_S, lambda: self._stream.close("closed by peer")
         )
         self._dispatcher.advance_later(self)
 
+    def _gone(self) -> None:
+        """The client has closed its end while nothing is read from it: it may still be there to read."""
+        if self._has_left():
+            self._stream.close("closed by peer")
+        elif self._left_unread is None:
+            self._left_unread = self._loop.call_in(HALF_CLOSED_S, self._still_unread)
+
+    def _has_left(self) -> bool:
+        """Whether there is nobody to send to any more."""
+        connection = socket.socket(fileno=self._stream.fileno())
+        try:
+            return self._dispatcher.has_left(connection)
+        finally:
+            connection.detach()
+
+    def _still_unread(self) -> None:
+        self._left_unread = None
+        if self._is_full() or (self.share is not None and self in self.share.crowded):
+            self._stream.close("closed by peer")
+
     # out ------------------------------------------------------------------------------------------
 
     def _takes_more(self) -> bool:
-        return self._stream.outbound_bytes + self._out_bytes < ENOUGH_OUTBOUND
+        if self._stream.outbound_bytes + self._out_bytes >= self._enough:
+            return False
+        return self.share is None or self.share.takes_replies
 
     def advance(self) -> bool:
         """Answer all that are at the head and can be; whether one of them changed something."""
-        changed = False
+        changed, share, first = False, self.share, True
         while self._exchanges and not self._end_after and self._takes_more():
             exchange = self._exchanges[0]
             if exchange.reply is None and exchange.at_once:
+                if share is not None and not first and self._loop.now() >= self._until:
+                    self.wish = Wish.TURN
+                    break
                 exchange.reply = self._dispatcher.read(exchange)
+                first = False
             if exchange.reply is None:
                 break
             self._exchanges.popleft()
             self._waiting_bytes -= exchange.size
             if exchange.command == Command.UPGRADE:
                 self._asks_upgrade = False
+            if share is not None and share.answered(exchange.size):
+                self._dispatcher.turns.readmit(share)
             query = exchange.query
             self._dispatcher.complete(exchange)
             frame = exchange.reply.frame(
@@ -242,9 +334,11 @@ class Session:
             self._out.append(frame)
             self._out_bytes += len(frame)
             self._end_after = exchange.last
-            changed = changed or not (exchange.reads or exchange.refused)
+            changed = changed or exchange.changes
             if self._behind and exchange.reads:
                 self._let_go()
+        if share is not None and self._exchanges and not share.takes_replies:
+            self.wish = Wish.ROOM
         return changed
 
     def _let_go(self) -> None:
@@ -268,7 +362,8 @@ class Session:
             self._out.clear()
             self._out_bytes = 0
             self._stream.send(data)
-            if len(data) >= ENOUGH_OUTBOUND and not self._stream.outbound_bytes:
+            self._count_unsent()
+            if len(data) >= self._enough and not self._stream.outbound_bytes:
                 # All is gone at once, so nothing will be drained: go on when others have had their turn.
                 self._loop.call_in(0, lambda: self._dispatcher.advance_later(self))
         if self._stream.reading and not self._end_after:
@@ -276,7 +371,22 @@ class Session:
         if self._end_after or (self._ended_by_peer is not None and not self._exchanges):
             self._stream.end()
         elif self._ended_by_peer is None and not self._is_full():
+            if self._left_unread is not None:
+                self._left_unread.cancel()
+                self._left_unread = None
             self._stream.pause(False)
+
+    def _drained(self) -> None:
+        self._count_unsent()
+        self._dispatcher.advance_later(self)
+
+    def _count_unsent(self) -> None:
+        """What waits for this client counts for all of its identity."""
+        share, unsent = self.share, self._stream.outbound_bytes if self._stream.open else 0
+        if share is not None and unsent != self._unsent:
+            change, self._unsent = unsent - self._unsent, unsent
+            if share.unsent(change):
+                self._dispatcher.turns.readmit(share)
 
     # an upgrade -----------------------------------------------------------------------------------
 
@@ -317,17 +427,19 @@ class Session:
         """
         fd, unsent = self._stream.detach()
         unread = self._kept + self._decoder.unread()
-        self._decoder.forget()
-        if self._account is not None:
-            self._account.leave()
+        self._leave_share()
         self._kept = b""
         unanswered = [one for one in self._exchanges if one is not but]
         is_ending = self._end_after or self._ended_by_peer is not None or bool(unanswered)
-        if self._ended_by_peer is not None:
-            self._ended_by_peer.cancel()
+        for timer in (self._ended_by_peer, self._left_unread):
+            if timer is not None:
+                timer.cancel()
         for exchange in unanswered:
             exchange.done(_NOT_TAKEN)
             self._dispatcher.complete(exchange)
+        if self.share is not None:
+            for exchange in self._exchanges:
+                self.share.answered(exchange.size)
         self._exchanges.clear()
         if self._channel is not PLAIN:
             # What it sent and nobody has looked at was not begun; the orderly end says as much.
@@ -335,11 +447,6 @@ class Session:
         if is_ending:
             return fd, b"", unsent, b""
         return fd, unread, unsent, None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a connection to hand over."""
-        return self._stream.open
 
     @property
     def is_sealed(self) -> bool:
@@ -352,16 +459,24 @@ class Session:
             self._stream.send(unsent)
         self._stream.receive(received)
 
+    def _leave_share(self) -> None:
+        """What was kept for it counts for nobody any more."""
+        self._decoder.forget()
+        self.unlearn()
+        self._count_unsent()
+        if self.share is not None:
+            self.share.leave()
+            self._dispatcher.turns.leave(self)
+
     def close(self, reason: str) -> None:
         """End the connection at once."""
         self._stream.close(reason)
 
     def _closed(self, reason: str) -> None:
-        if self._ended_by_peer is not None:
-            self._ended_by_peer.cancel()
-        self._decoder.forget()
-        if self._account is not None:
-            self._account.leave()
+        for timer in (self._ended_by_peer, self._left_unread):
+            if timer is not None:
+                timer.cancel()
+        self._leave_share()
         for exchange in self._behind:
             self._dispatcher.arrived(exchange)
         self._behind.clear()

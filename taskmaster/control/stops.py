@@ -39,7 +39,9 @@ class Stops:
         return self._marks.all.get(job)
 
     def stop(self, job: str, by: str, at: str) -> OSError | None:
-        """Remember that the job was stopped; the error where only this daemon can."""
+        """Remember that the job was stopped, and who did it first; the error where only this daemon can."""
+        if self._marks.is_kept(job):
+            return None
         return self._marks.put(job, Stopped(short(by, _MAX_NOTE), at))
 
     def start(self, job: str) -> OSError | None:

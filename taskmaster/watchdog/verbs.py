@@ -160,18 +160,21 @@ class Verbs:
 
     def _repair(self, request: int) -> None:
         wanted = self._wanted()
+        outcome = SUCCESS if len(self._runner.places) > len(wanted) else REDUNDANT
         for place in wanted:
             forgiven = lifecycle.forgiven(place.process)
             if place.restarts or forgiven != place.process:
                 place.process, place.restarts = forgiven, 0
                 self._runner.touch(place)
+                outcome = SUCCESS
             if place.process.desired is Desired.UP and place.phase not in ALIVE:
                 self._runner.feed(place, Start())
+                outcome = SUCCESS
         self._drop_surplus()
         if any(place.process.desired is Desired.UP for place in wanted):
-            self._wait_for(request, SUCCESS)
+            self._wait_for(request, outcome)
         else:
-            self._answer(request, SUCCESS, "")
+            self._answer(request, outcome, "")
 
     def _restart(self, request: int) -> None:
         self._take_down(self._wanted())

@@ -13,6 +13,7 @@ Two framings share one shape (``receive_data``, then ``next_frame`` until it ans
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from taskmaster.errors import InvalidQuery
@@ -26,11 +27,34 @@ MAX_LINK_FRAME: Final = 16 * 1024 * 1024
 
 
 class Allowance:
-    """How many bytes of unfinished frames all connections that share it may hold: ``max_bytes``."""
+    """How many bytes of unfinished frames all connections that share it may hold: ``max_bytes``.
 
-    def __init__(self, max_bytes: int) -> None:
+    ``within``: one that several such have together. Whoever passes the smaller one is cut off; of who has to go
+    where the larger one is passed, its ``relieve`` decides, so that one that holds little is not cut off for one
+    that holds much.
+    """
+
+    def __init__(self, max_bytes: int, within: Allowance | None = None) -> None:
         self.max_bytes = max_bytes
         self.used = 0
+        self.within = within
+        self.relieve: Callable[[], object] = lambda: None
+
+    def count(self, change: int) -> None:
+        """So many bytes more or less are held."""
+        self.used += change
+        if self.within is not None:
+            self.within.used += change
+
+    def is_passed(self) -> bool:
+        """Whether who has sent the last bytes has to be cut off."""
+        if self.used > self.max_bytes:
+            return True
+        within = self.within
+        if within is None or within.used <= within.max_bytes:
+            return False
+        within.relieve()
+        return within.used > within.max_bytes
 
 
 class ClientFrames:
@@ -59,7 +83,7 @@ class ClientFrames:
         self._count()
 
     def _count(self) -> None:
-        self._allowance.used += len(self._buffer) - self._counted
+        self._allowance.count(len(self._buffer) - self._counted)
         self._counted = len(self._buffer)
 
     def unread(self) -> bytes:
@@ -104,8 +128,8 @@ class ClientFrames:
         if end < 0:
             self._searched = len(buffer)
             self._count()
-            if self._allowance.used > self._allowance.max_bytes:
-                raise self._die("Too much unfinished input from all clients together.")
+            if self._allowance.is_passed():
+                raise self._die("Too much unfinished input from all connections of one user.")
             return None
         frame = bytes(buffer[:end])
         del buffer[: end + len(END)]

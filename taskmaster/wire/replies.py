@@ -32,6 +32,8 @@ class Reply(msgspec.Struct):
     more: bool | None = None
     #: The frame without ``id`` and ``code``, once it was made: a reply may serve many.
     bare: bytes | None = None
+    #: It is known that nothing is another than before: there is nothing to wait for until it is on disk.
+    unchanged: bool = False
 
     def frame(self, query_id: bytes = b"", *, with_code: bool = False) -> bytes:
         """The bytes to send. ``query_id`` is the client's id as JSON text, empty for none."""
@@ -65,7 +67,19 @@ def success() -> Reply:
 
 def redundant() -> Reply:
     """Already so."""
-    return Reply(REDUNDANT)
+    return Reply(REDUNDANT, unchanged=True)
+
+
+def unchanged() -> Reply:
+    """Done, and there was nothing to do."""
+    return Reply(SUCCESS, unchanged=True)
+
+
+def refuse(error: str, code: str = "failed") -> Reply:
+    """``fail`` of what was not begun at all."""
+    reply = fail(error, code)
+    reply.unchanged = True
+    return reply
 
 
 def fail(error: str, code: str = "failed") -> Reply:

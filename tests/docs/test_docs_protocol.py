@@ -14,7 +14,7 @@ from taskmaster import errors, stream
 from taskmaster.audit import pages
 from taskmaster.cli import files
 from taskmaster.config import history, keys
-from taskmaster.control import review, server, session, status, versions
+from taskmaster.control import review, server, session, shares, status, versions
 from taskmaster.control.job import Job, Watchdog
 from taskmaster.core.spec import JobSpec
 from taskmaster.core.states import Desired, State
@@ -82,7 +82,8 @@ def codes_in_sources() -> set[str]:
     for file in (ROOT / "taskmaster/control").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                code = node.args[1] if node.func.attr == "fail" and len(node.args) > 1 else None
+                is_fail = node.func.attr in ("fail", "refuse") and len(node.args) > 1
+                code = node.args[1] if is_fail else None
                 if isinstance(code, ast.Constant):
                     found.add(str(code.value))
     return found
@@ -119,14 +120,18 @@ def test_limits() -> None:
     assert files.MAX_BYTES == keys.MAX_BYTES
     for sentence in (
         f"A job file: {keys.MAX_BYTES >> 20} MiB.",
-        f"of all clients together: {server._ALLOWANCE_BYTES >> 20} MiB",
-        f"that no rule is for, {server._STRANGER_BYTES >> 10} KiB.",
+        f"one other host: {shares.UNFINISHED_BYTES >> 20} MiB, or ``maxFrameBytes``",
+        f"All together: {shares.ALL_UNFINISHED_BYTES >> 20} MiB",
+        f"may not push anything, at most {server._NO_FILE_BYTES >> 10} KiB.",
+        f"{shares.MAX_UNANSWERED}, or {shares.MAX_UNANSWERED_BYTES >> 20} MiB. While",
+        f"of at most {queries.MAX_ID} bytes",
         f"at most {pages.PAGE_BYTES >> 10} KiB (of a longer line",
-        f"at most {review.MAX_WAITING} wait, others are answered at once",
+        f"of one user at most {review.MAX_WAITING} wait, others are answered at once",
         f"up to {versions._PAGE} of them, newest first. At most {history.KEPT} are kept",
         f"up to {queries.MAX_REASON} printable characters",
-        f"of one client: {session.MAX_UNANSWERED}, or {session.MAX_UNANSWERED_BYTES >> 20} MiB.",
-        f"while {session.ENOUGH_OUTBOUND >> 20} MiB waits for it, no further reply is made",
+        f"of one client: {session.MAX_UNANSWERED}, or {session.MAX_UNANSWERED_BYTES >> 20} MiB;",
+        f"while {session.ENOUGH_OF_A_SHARE >> 10} KiB waits for it (of root and the daemon's own user "
+        f"{session.ENOUGH_OUTBOUND >> 20} MiB), or {shares.ENOUGH_OUTBOUND >> 20} MiB",
         f"takes nothing for {session.STALL_S:g} seconds",
         f"gets its replies, for up to {session.HALF_CLOSED_S:g} seconds",
         f"has {stream.LINGER_S:g} seconds to close",

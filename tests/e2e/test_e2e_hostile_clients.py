@@ -234,6 +234,38 @@ def test_waits_of_clients_that_are_gone_cost_nothing(busy):
     )
 
 
+@pytest.mark.parametrize("command", ["status", "pull", "audit", "repair", "push"])
+def test_waits_of_clients_that_are_gone_are_over(busy, command):
+    """Whatever a client waits for, nobody does once it is gone: it is complete for the log, nothing is kept."""
+    daemon = busy()
+    daemon.job("never", ["false"], restartTimes=-1, startTime=3600)
+    assert daemon.ask("reload", "never")["response"] == "success"
+    daemon.wait_state("never", "BACKOFF")
+    more = {"data": (daemon.jobs / "never.tm.json").read_text()} if command == "push" else {}
+    more |= {"cursor": "end"} if command == "audit" else {}
+    frame = query(command, None if command == "audit" else "never", wait=604800, **more)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            client = stack.enter_context(Client(daemon.socket))
+            client.send(frame * 8)
+        requested = wait_for(
+            lambda: [
+                found
+                for found in [daemon.events("command.requested", wait=604800)]
+                if len(found) == 64
+            ]
+        )[0]
+        asked = {record["id"] for record in requested}
+        done = {record["id"] for record in daemon.events("command.completed")}
+        assert command == "audit" or not asked & done
+    wait_for(
+        lambda: asked <= {record["id"] for record in daemon.events("command.completed")},
+        "they are over",
+        deadline_s=10,
+    )
+    assert daemon.status("never")["state"] == "BACKOFF"
+
+
 def test_out_of_descriptors(make_daemon):
     """With no descriptor left for more clients the daemon drops them, goes on, and takes no CPU for it."""
     daemon = make_daemon(maxClients=4096)

@@ -137,7 +137,7 @@ class Upgrade:
         self._dispatcher.answer_rest(
             self._exchange, replies.fail(_GOES_ON), replies.fail(_NOT_BEGUN)
         )
-        self._dispatcher.turn_over()
+        self._dispatcher.answer_all()
 
     # 3: become ------------------------------------------------------------------------------------
 
