@@ -101,6 +101,13 @@ class Held(TaskmasterError):
     exit_status = 75
 
 
+class KernelRefuses(TaskmasterError):
+    """The kernel, or a sandbox, does not let taskmasterd do what it cannot work without."""
+
+    code = "kernel-refuses"
+    exit_status = 71
+
+
 class InvalidQuery(TaskmasterError):
     """A frame that is no valid query; ``fatal`` where nothing after it on the connection can be trusted."""
 

@@ -29,6 +29,10 @@ _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION: Final = 0x20080522
 _SPLICE_F_NONBLOCK: Final = 2
 
+#: The same number on all architectures (Linux 5.9).
+_CLOSE_RANGE: Final = 436
+_NO_DESCRIPTOR: Final = ctypes.c_uint(0x7FFFFFFF)
+
 # struct pidfd_info, first version (include/uapi/linux/pidfd.h, Linux 6.13; exit codes since 6.15).
 _PIDFD_GET_INFO: Final = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
 _PIDFD_INFO_EXIT: Final = 1 << 3
@@ -87,6 +91,13 @@ def set_capabilities(sets: CapabilitySets) -> None:
     if _libc.capset(header, data) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"capset: {os.strerror(number)}")
+
+
+def close_range() -> None:
+    """Whether the kernel closes many descriptors at once: tried where none can be. Raises OSError."""
+    if _libc.syscall(_CLOSE_RANGE, _NO_DESCRIPTOR, _NO_DESCRIPTOR, ctypes.c_uint(0)) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def keep_capabilities() -> None:

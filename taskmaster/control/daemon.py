@@ -11,7 +11,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from taskmaster import __version__, syscalls
 from taskmaster.audit import Event
@@ -36,6 +36,7 @@ from taskmaster.control.lifetime.premises import Premises
 from taskmaster.control.lifetime.upgrade import Upgrade
 from taskmaster.control.peers import user_name
 from taskmaster.control.port import Port
+from taskmaster.control.probes import Refused
 from taskmaster.control.proofs import Proofs
 from taskmaster.control.recording import Recording
 from taskmaster.control.rejections import Rejections
@@ -210,10 +211,16 @@ class Daemon:
             except FileError:
                 pass  # no reason not to start: the definition in force stays, and that is said then
 
+    def lacks(self, refused: Iterable[Refused]) -> None:
+        """The kernel refuses these: say what is lost. What was lost before this start may be there again."""
+        self._troubles.forget()
+        for one in refused:
+            self._say.error(str(one))
+            self._troubles.begin(one.probe.name, str(one))
+
     def start(self) -> None:
         """Listen, read the jobs, bring their watchdogs up. Raises TaskmasterError."""
         handed = self._handed
-        self._troubles.forget()
         if handed is None:
             for kind in (listeners.TCP, listeners.UNIX):
                 self._listen(kind)

@@ -101,7 +101,7 @@ def _detached(config: DaemonConfig) -> int:
 
 
 def _serve(config: DaemonConfig, handed: HandOver | None, writer: int | None) -> NoReturn:
-    from taskmaster.control import messages
+    from taskmaster.control import messages, probes
     from taskmaster.control.daemon import Daemon
     from taskmaster.control.launch import report_ready
     from taskmaster.control.lifetime import identity, premises
@@ -112,7 +112,9 @@ def _serve(config: DaemonConfig, handed: HandOver | None, writer: int | None) ->
         say = Say(config.verbosity, messages.of(config))
         if handed is not None:
             identity.check(config, handed.holdings)
+        refused = probes.refusals()
         daemon = Daemon(config, limits, handed, premises.opened(config, handed, say), say)
+        daemon.lacks(refused)
         daemon.start()
     except TaskmasterError as error:
         if writer is not None:

@@ -9,7 +9,7 @@ from docs_pages import entries, page, section
 from running import Daemon, wait_for
 
 from taskmaster.control.main import taskmasterd
-from taskmaster.errors import FileError, Held, TaskmasterError
+from taskmaster.errors import FileError, Held, KernelRefuses, TaskmasterError
 
 MANUAL = page("docs/taskmasterd.rst")
 
@@ -34,7 +34,9 @@ def test_exit_statuses() -> None:
         for number in re.findall(r"^(\d+)  ", section(MANUAL, "Exit status"), re.MULTILINE)
     }
     # 2 is click's; 70 is what a daemon that died before it could say anything leaves to --detach.
-    assert listed == {0, 2, 70} | {kind.exit_status for kind in (TaskmasterError, Held, FileError)}
+    assert listed == {0, 2, 70} | {
+        kind.exit_status for kind in (TaskmasterError, KernelRefuses, Held, FileError)
+    }
 
 
 def patterns(first: str, last: str) -> list[re.Pattern[str]]:

@@ -68,6 +68,7 @@ def test_query_keys() -> None:
 
 #: Codes that no ``fail`` on the wire can have, and why.
 NOT_SENT = {
+    "kernel-refuses": "there is no daemon then",
     "invalid-query": "invalid has no code",
     "too-many-clients": "said to a client that has asked nothing yet",
     "cannot-listen": "there is no daemon then",
