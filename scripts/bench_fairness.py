@@ -21,10 +21,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from attacks import ATTACKS, Attack
-from bench_host import ROOT, Client, Daemon, Host, Missed, frame, free_port, wait_for
+from bench_client import Client, Missed, frame
+from bench_host import ROOT, Daemon, Host, free_port, wait_for
 from bench_table import Options, Row, Verdict
 
 _ATTACKERS: Final = (5001, 5003, 5004)
@@ -69,9 +70,9 @@ class _Arena:
 
     def _daemon(self) -> Daemon:
         daemon = self._host.daemon()
-        access: list[dict[str, object]] = [{"role": "viewer", "users": [_HONEST]}]
+        access: list[dict[str, Any]] = [{"role": "viewer", "users": [_HONEST]}]
         if self._attack.role is not None:
-            rule = {"role": self._attack.role, "users": list(_ATTACKERS)}
+            rule: dict[str, Any] = {"role": self._attack.role, "users": list(_ATTACKERS)}
             access.append({**rule, "jobs": ["own"]} if self._attack.role == "operator" else rule)
         daemon.configure(port=self._port, access=access)
         if self._name == "descriptors":
@@ -110,7 +111,7 @@ class _Arena:
         documents.write_text(json.dumps({"job": client.statuses(["job"])[0]}))
         scripts = ROOT / "scripts"
         said = self._host.folder / "others.messages"
-        server = [sys.executable, scripts / "bench_echo.py", str(echo), documents]
+        server: list[str | Path] = [sys.executable, scripts / "bench_echo.py", str(echo), documents]
         self._first(self._host.spawn(server, said))
         self._host.spawn([sys.executable, scripts / "bench_sink.py", str(sink)], said)
         return echo, sink
@@ -155,7 +156,7 @@ class _Arena:
     def _probe(self, uid: int, port: int, *anew: str) -> tuple[int, Path]:
         output = self._output()
         words = [str(uid), str(port), "job", *anew]
-        probe = [sys.executable, ROOT / "scripts/bench_probe.py", *words]
+        probe: list[str | Path] = [sys.executable, ROOT / "scripts/bench_probe.py", *words]
         pid = self._first(self._host.spawn(probe, output))
         if not anew:
             wait_for(lambda: "answered" in output.read_text(), "an honest client is answered")

@@ -1,4 +1,4 @@
-"""What a benchmark runs on: a folder of its own, daemons in it, raw clients, figures of ``/proc``.
+"""What a benchmark runs on: a folder of its own, and daemons in it.
 
 This process is a subreaper: whoever loses its parent below it becomes its child. So ending everything is
 ending children until there are none, by pid, whatever was killed in between.
@@ -6,26 +6,26 @@ ending children until there are none, by pid, whatever was killed in between.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from bench_client import DEADLINE_S, Client, Missed
+from bench_proc import children
 
 from taskmaster import syscalls
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-DEADLINE_S: Final = 60.0
 
 #: Says who it is and when its first instruction ran, then waits for a signal. The clock is the one of
 #: ``time.monotonic`` here.
@@ -52,10 +52,6 @@ int main(int argc, char **argv) {
 _PROBE_SH: Final = '#!/bin/sh\n[ $# = 0 ] || echo "$$ 0" >"$1"\nexec sleep 2147483647\n'
 
 
-class Missed(Exception):
-    """Something that was waited for did not come: the row has no figure."""
-
-
 def wait_for(what: Callable[[], Any], text: str, every_s: float = 0.005) -> Any:
     """What ``what`` returns once it is true."""
     deadline = time.monotonic() + DEADLINE_S
@@ -71,140 +67,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
-
-
-# figures -------------------------------------------------------------------------------------------
-
-
-def children(pid: int | str = "self") -> list[int]:
-    """The direct children of a process of one thread."""
-    number = os.getpid() if pid == "self" else pid
-    try:
-        return [
-            int(one) for one in Path(f"/proc/{number}/task/{number}/children").read_text().split()
-        ]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def pss_kib(pid: int) -> int:
-    """Proportional set size: private pages, and of shared ones its part."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    raise Missed(f"pid {pid} has no Pss")
-
-
-def wake_ups(pid: int) -> int:
-    """How often the process has gone to sleep of itself, and so was woken."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("voluntary_ctxt_switches:"):
-            return int(line.split()[1])
-    raise Missed(f"pid {pid} has no count of switches")
-
-
-def cpu_s(pid: int) -> float:
-    """CPU time of the process so far, user and system; to the nanosecond where the kernel keeps it."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-    except FileNotFoundError:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def running(program: Path) -> set[int]:
-    """The living processes below this one that were started from this file."""
-    found: set[int] = set()
-    queue = children()
-    while queue:
-        pid = queue.pop()
-        queue += children(pid)
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if os.fsencode(program) in words[:2]:
-            found.add(pid)
-    return found
-
-
-def interleaved(
-    count: int, ours: Callable[[], float], theirs: Callable[[], float]
-) -> tuple[float, float, float]:
-    """Medians of ``count`` measurements of each, taken in turns, and the ratio of these.
-
-    In turns, since a shared machine is faster at one moment than at the next. The median of many short ones
-    is what the programs take where most of them meet no other program.
-    """
-    pairs = [(ours(), theirs()) for _ in range(count)]
-    mine = statistics.median(first for first, _ in pairs)
-    other = statistics.median(second for _, second in pairs)
-    return mine, other, mine / other
-
-
-# clients -------------------------------------------------------------------------------------------
-
-
-def b64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
-def frame(command: str, job: str | None = None, **fields: Any) -> bytes:
-    """The bytes of a query."""
-    query = {"command": command} | ({} if job is None else {"job": b64(job)}) | fields
-    return json.dumps(query, separators=(",", ":")).encode() + b";;"
-
-
-class Client:
-    """One raw connection to a Unix socket: as little as can be, since its time is part of every figure."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(DEADLINE_S)
-        self.socket.connect(str(path))
-
-    def round_trip(self, query: bytes) -> bytes:
-        """Send one frame, return the one reply with its end mark."""
-        self.socket.sendall(query)
-        reply = self.socket.recv(65536)
-        while not reply.endswith(b";;"):
-            more = self.socket.recv(65536)
-            if not more:
-                raise Missed("the connection has ended")
-            reply += more
-        return reply
-
-    def many(self, queries: Sequence[bytes]) -> list[bytes]:
-        """Send all frames at once, return the replies without their end marks."""
-        self.socket.sendall(b"".join(queries))
-        chunks: list[bytes] = []
-        left = len(queries)
-        while left > 0 or not chunks[-1].endswith(b";"):
-            chunk = self.socket.recv(1 << 20)
-            if not chunk:
-                raise Missed("the connection has ended")
-            left -= chunk.count(b";;")
-            if chunks and chunks[-1].endswith(b";") and chunk.startswith(b";"):
-                left -= 1  # the mark lies in both
-            chunks.append(chunk)
-        return b"".join(chunks).split(b";;")[:-1]
-
-    def ask(self, command: str, job: str | None = None, **fields: Any) -> dict[str, Any]:
-        """One query and its reply, decoded."""
-        return _decoded(self.round_trip(frame(command, job, **fields))[:-2])
-
-    def statuses(self, jobs: Iterable[str]) -> list[dict[str, Any]]:
-        """The status documents of these jobs."""
-        replies = self.many([frame("status", job) for job in jobs])
-        return [json.loads(_decoded(reply)["data"]) for reply in replies]
-
-
-def _decoded(reply: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(reply)
-    for key in ("data", "error"):
-        if key in found:
-            found[key] = base64.b64decode(found[key]).decode()
-    return found
 
 
 class Fifo:

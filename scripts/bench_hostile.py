@@ -10,7 +10,8 @@ import sys
 import time
 from typing import Final
 
-from bench_host import ROOT, Client, Host, Missed, frame, free_port, wait_for
+from bench_client import Client, Missed, frame
+from bench_host import ROOT, Host, free_port, wait_for
 from bench_table import Options, Row
 
 _ATTACKERS: Final = 500

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import bench_against
+import bench_client
 import bench_fairness
 import bench_host
 import bench_hostile
@@ -113,7 +114,7 @@ def main() -> int:
             print(f"{name} ...", file=sys.stderr, flush=True)
             try:
                 rows += _measured(name, options)
-            except bench_host.Missed as error:
+            except bench_client.Missed as error:
                 rows.append(Row.failed(name))
                 failed.append(f"{name}: {error}")
     except KeyboardInterrupt:

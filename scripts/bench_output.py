@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_host import Client, Daemon, Host, Missed, cpu_s, interleaved, wait_for
+from bench_client import Client, Missed, interleaved
+from bench_host import Daemon, Host, wait_for
+from bench_proc import cpu_s
 from bench_table import Options, Row
 
 #: One file of lines, written by the job again and again.

@@ -9,7 +9,9 @@ import time
 from typing import Final
 
 import bench_supervisor
-from bench_host import Fifo, Host, Missed, children, running, wait_for
+from bench_client import Missed
+from bench_host import Fifo, Host, wait_for
+from bench_proc import children, running
 from bench_table import Options, Row
 
 #: Between two kills, so that what the last one brought with it is over.

@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from bench_host import Fifo, Host, pss_kib, running, wait_for, wake_ups
+from bench_host import Fifo, Host, wait_for
+from bench_proc import pss_kib, running, wake_ups
 
 _CONFIG = """\
 [supervisord]
@@ -81,7 +82,7 @@ def restart_s(host: Host, count: int) -> float:
 
 
 def _descendants_of(pid: int) -> set[int]:
-    from bench_host import children
+    from bench_proc import children
 
     return set(children(pid))
 

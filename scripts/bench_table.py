@@ -74,7 +74,7 @@ class Row:
         figure = float(f"{self.figure:.3g}")
         if figure >= self.limit if self.at_least else figure <= self.limit:
             return Verdict.YES
-        return Verdict.UNDECIDED if figure - self.noise <= self.limit else Verdict.NO
+        return Verdict.UNDECIDED if abs(figure - self.limit) <= self.noise else Verdict.NO
 
     def cells(self) -> tuple[str, ...]:
         """The row as text."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 import bench_supervisor
-from bench_host import Host, pss_kib, wake_ups
+from bench_host import Host
+from bench_proc import pss_kib, wake_ups
 from bench_table import Options, Row
 
 JOBS = 100

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench_host import ROOT, Client, Daemon, Host, frame, interleaved, wait_for
+from bench_client import Client, frame, interleaved
+from bench_host import ROOT, Daemon, Host, wait_for
 from bench_table import Options, Row
 
 #: Round trips timed together: a few at a time, since other programs run too.
@@ -30,6 +31,11 @@ class _Baseline(NamedTuple):
     limit: float
 
 
+def _count(options: Options) -> int:
+    """How many measurements; fewer do not tell two daemons apart that are a twentieth apart."""
+    return 600 if options.against is not None else options.pick(quick=100, full=600)
+
+
 def _baseline(host: Host, options: Options, daemon: Daemon, client: Client) -> _Baseline:
     """The echo server, or the daemon of another checkout."""
     if options.against is None:
@@ -45,7 +51,7 @@ def _echo(host: Host, daemon: Daemon, client: Client) -> Client:
     documents = dict(zip(daemon.names, client.statuses(daemon.names), strict=True))
     file, path = host.folder / "documents.json", host.folder / "echo.sock"
     file.write_text(json.dumps(documents))
-    argv = [sys.executable, ROOT / "scripts" / "bench_echo.py", path, file]
+    argv: list[str | Path] = [sys.executable, ROOT / "scripts" / "bench_echo.py", path, file]
     server = host.spawn(argv, host.folder / "echo.messages")
 
     def connected() -> Client | None:
@@ -90,7 +96,7 @@ def _status(host: Host, options: Options, jobs: int) -> list[Row]:
     ours, theirs = _round_trips(client, queries), _round_trips(base.client, queries)
     for _ in range(2 * len(queries) // _BATCH + 1):
         ours(), theirs()
-    mine, other, ratio = interleaved(options.pick(quick=100, full=600), ours, theirs)
+    mine, other, ratio = interleaved(_count(options), ours, theirs)
     what = f"status round trip, {jobs} job{'s' if jobs > 1 else ''}"
     compared = f"{base.name} {other * 1e6:.0f} us"
     return [Row(what, f"{mine * 1e6:.0f} us", compared, ratio, limit=base.limit)]
@@ -115,7 +121,7 @@ def pipelined(host: Host, options: Options) -> list[Row]:
     ours, theirs = _pipelined(client, queries), _pipelined(base.client, queries)
     for _ in range(3):
         ours(), theirs()
-    mine, other, ratio = interleaved(options.pick(quick=100, full=600), ours, theirs)
+    mine, other, ratio = interleaved(_count(options), ours, theirs)
     return [
         Row(
             "pipelined status frames, time of each",
@@ -140,7 +146,7 @@ def changing(host: Host, options: Options) -> list[Row]:
     ours = _asked(client, query)
     for _ in range(5):
         ours(), theirs()
-    mine, other, ratio = interleaved(options.pick(quick=100, full=600), ours, theirs)
+    mine, other, ratio = interleaved(_count(options), ours, theirs)
     compared = f"{name} {other * 1e6:.0f} us"
     return [Row("reload of an unchanged job", f"{mine * 1e6:.0f} us", compared, ratio, limit=limit)]
 

@@ -9,17 +9,18 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from storm_attack import USERS
 from storm_client import Command
-from storm_faults import Fault
 from storm_jobs import StormJob
 from storm_sabotage import MARK
 from storm_witness import Life
 
+if TYPE_CHECKING:
+    from storm_gaps import Gaps
+
 Record = dict[str, Any]
-_Intervals = list[tuple[float, float]]
 #: Records that no fault of a storm excuses.
 _NEVER: Final = frozenset(
     {
@@ -38,12 +39,6 @@ _OF_THE_LINE: Final = frozenset(
     {"seq", "timestamp", "at", "mono", "happened", "size_of_line", "prev", "hash"}
 )
 _ENDS: Final = ("process.exited", "process.unknown_exit")
-#: Between a fault and what it is blamed for: the observer's own tick, and a machine that is busy.
-_BEFORE_S: Final = 0.2
-#: A replacement is on record when it is forked; it holds its processes a little later.
-_ADOPTS_S: Final = 0.5
-#: Longer than a watchdog needs to write down an exit on a machine with ten tasks for each processor.
-_BUSY_S: Final = 0.5
 
 
 class Audit:
@@ -264,132 +259,6 @@ class Audit:
             self.allowed["SIGKILL between the last entry and the exit"] += 1
         elif not right:
             self.violations.append(f"another end on record: {life}; {shown(record)}")
-
-
-class _Absences(NamedTuple):
-    """Of one job, when its watchdog and a daemon that knew of it were not there, and why.
-
-    Dead is what was killed, until its successor has met the job; away is what left for a successor in an
-    upgrade; stopped is a watchdog until it is continued or killed: what it holds it still holds.
-    """
-
-    daemon_dead: _Intervals
-    daemon_away: _Intervals
-    daemon_stopped: _Intervals
-    watchdog_dead: _Intervals
-    watchdog_away: _Intervals
-    watchdog_stopped: _Intervals
-
-
-class Gaps:
-    """When nobody watched: intervals without a daemon and without a watchdog, by job."""
-
-    def __init__(self, audit: Audit, faults: list[Fault], upgrades: list[Command]) -> None:
-        self._audit = audit
-        self._faults = faults
-        self._upgrades = [(one.sent, one.ended + _ADOPTS_S) for one in upgrades]
-        self._known: dict[str, _Absences] = {}
-
-    def excuse(self, life: Life, told_at: float) -> str | None:
-        """Why an exit may be on record, at ``told_at``, with an unknown status; None: it may not."""
-        job, at = life.job, life.ended_at
-        assert at is not None
-        found = self._of(job)
-        if _within(at, found.daemon_dead) and _within(at, found.watchdog_dead):
-            return "watchdog and daemon were both dead"
-        # One could not reap it, and all who held it died before any of them had told.
-        unreaped = _within(at, found.watchdog_dead) or _within(at, found.watchdog_stopped)
-        if unreaped and _meet(found.daemon_dead, found.watchdog_dead, at, told_at):
-            return "watchdog stopped or dead at the exit, and both dead before it was told"
-        if self.both_between(job, at, at):
-            return "one was dead or replaced, the other in an upgrade"
-        # A daemon that is stopped cannot have met what began meanwhile, and is nobody's parent in the stead of a
-        # watchdog that is older than itself.
-        stopped = any(begin <= life.at and at <= end for begin, end in found.daemon_stopped)
-        if stopped and _within(at, found.watchdog_dead):
-            return "watchdog dead, and daemon stopped since before the process began"
-        soon = any(at <= begin <= at + _BUSY_S for begin, _ in found.watchdog_dead)
-        if soon and _meet(found.daemon_dead, found.watchdog_dead, at, told_at):
-            return f"watchdog killed within {_BUSY_S:g} s of the exit, and both dead before it was told"
-        return None
-
-    def both_between(self, job: str, since: float, until: float) -> bool:
-        """Whether there was such a moment."""
-        found = self._of(job)
-        return _meet(
-            found.daemon_dead + found.daemon_away,
-            found.watchdog_dead + found.watchdog_away,
-            since,
-            until,
-        )
-
-    def around(self, job: str, at: float) -> list[str]:
-        """The faults around a moment, for people."""
-        return [
-            f"{one.at:.3f} fault: {one.job or 'daemon'} (pid {one.pid}) {one.kind} {one.what}".rstrip()
-            for one in self._faults
-            if one.job in ("", job) and at - 8 <= one.at <= at + 8
-        ]
-
-    def _of(self, job: str) -> _Absences:
-        if job in self._known:
-            return self._known[job]
-        met = self._audit.of_job(job, ("watchdog.attached", "watchdog.launched"))
-        mine = [one for one in self._faults if one.job == job]
-
-        def until_another(at: float, pid: int) -> tuple[float, float]:
-            return at, _next((one["mono"] for one in met if one["pid"] != pid), at)
-
-        found = self._known[job] = _Absences(
-            [
-                (one.at, _next((one["mono"] for one in met), one.at))
-                for one in self._faults
-                if one.job == "" and one.kind == "killed"
-            ],
-            self._upgrades,
-            [
-                (one.at, _next((more.at for more in self._faults if more.pid == one.pid), one.at))
-                for one in self._faults
-                if one.job == "" and one.kind == "stopped"
-            ],
-            [until_another(one.at, one.pid) for one in mine if one.kind == "killed"]
-            + [
-                until_another(one["mono"], one["pid"])
-                for one in self._audit.of_job(job, ("watchdog.killed",))
-            ],
-            [
-                until_another(one["mono"], one["pid"])
-                for one in self._audit.of_job(job, ("watchdog.ended",))
-            ]
-            # The one before leaves for it, and a daemon that dies meanwhile puts nothing of that on record.
-            + [
-                (one["mono"], one["mono"] + _ADOPTS_S)
-                for one in self._audit.of_job(job, ("watchdog.launched",))
-            ],
-            [
-                (one.at, _next((more.at for more in mine if more.pid == one.pid), one.at))
-                for one in mine
-                if one.kind == "stopped"
-            ],
-        )
-        return found
-
-
-def _within(at: float, intervals: _Intervals) -> bool:
-    return any(begin - _BEFORE_S <= at <= end for begin, end in intervals)
-
-
-def _meet(some: _Intervals, others: _Intervals, since: float, until: float) -> bool:
-    """Whether one of each share a moment of this time."""
-    return any(
-        max(since, a[0] - _BEFORE_S, b[0] - _BEFORE_S) <= min(until, a[1], b[1])
-        for a in some
-        for b in others
-    )
-
-
-def _next(times: Iterable[float], after: float) -> float:
-    return min((at for at in times if at > after), default=float("inf")) + _ADOPTS_S
 
 
 def _without_repeats(records: Iterable[Record]) -> Iterable[Record]:

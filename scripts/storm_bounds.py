@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, Final
 
 from storm_attack import BYTES_A_DAY, OWN, USERS, Raid
@@ -12,11 +13,13 @@ from storm_client import Command
 from storm_faults import Fault
 from storm_pulse import CLIENT
 
-#: How long root may wait for a status while others attack and nothing has happened to the daemon. A hundred times
-#: what it takes: the storm shares two processors with everything that it starts.
+#: How long root may wait for a status while others attack, beside the time that the daemon was not there. A
+#: hundred times what it takes: the storm shares two processors with everything that it starts.
 _ROOT_WAITS_S: Final = 3.0
 #: A daemon that was stopped, replaced or started anew has to meet thirty watchdogs first.
-_AFTER_FAULT_S: Final = 3.0
+_MEETS_S: Final = 1.5
+#: What puts an end to an absence.
+_OVER: Final = frozenset({"started", "continued", "killed"})
 #: Of one daemon, with what three users may make it hold.
 _MEMORY_MIB: Final = 256.0
 #: Seconds' worth of the share of the log that may come at once, anew with each daemon.
@@ -81,38 +84,40 @@ class Bounds:
         return taken
 
     def check_pulse(self, commands: list[Command]) -> None:
-        """Root was answered in time whenever nothing had happened to the daemon."""
-        quiet = [
-            one
+        """Root was answered in time, as far as the daemon was there and could."""
+        absences = list(self._absences(commands))
+        waits = {
+            one.number: _outside(one.sent, one.ended, absences)
             for one in commands
-            if one.client == CLIENT and one.response is not None and not self._disturbed(one)
-        ]
-        waited = [one.ended - one.sent for one in quiet]
-        for one in quiet:
-            if one.ended - one.sent > _ROOT_WAITS_S:
+            if one.client == CLIENT and one.response is not None
+        }
+        for one in commands:
+            if waits.get(one.number, 0.0) > _ROOT_WAITS_S:
                 attacks = [
                     f"{raid.began:.3f}-{raid.ended:.3f} {raid.attack} by {raid.uid}"
                     for raid in self._raids
                     if raid.began <= one.ended and raid.ended >= one.sent - 5
                 ]
-                text = f"root waited {one.ended - one.sent:.1f} s: {one}"
+                text = f"root waited {waits[one.number]:.1f} s for a daemon that was there: {one}"
                 self.violations.append("\n    ".join([text, *attacks]))
-        if len(waited) > 1:
-            p99 = statistics.quantiles(waited, n=100, method="inclusive")[98]
+        if len(waits) > 1:
+            took_ms = [1e3 * one for one in waits.values()]
             self.figures["root's status, ms"] = {
-                "median": round(statistics.median(waited) * 1e3),
-                "p99": round(p99 * 1e3),
-                "worst": round(max(waited) * 1e3),
+                "median": round(statistics.median(took_ms), 1),
+                "p99": round(statistics.quantiles(took_ms, n=100, method="inclusive")[98], 1),
+                "worst": round(max(took_ms), 1),
             }
 
-    def _disturbed(self, command: Command) -> bool:
-        return any(
-            one.job == ""
-            and one.kind != "removed"
-            and one.at - 0.1 <= command.ended
-            and one.at + _lasts_s(one, self._faults) >= command.sent
-            for one in self._faults
-        )
+    def _absences(self, commands: list[Command]) -> Iterable[tuple[float, float]]:
+        """When the daemon could not answer, or had just come and had its watchdogs to meet."""
+        mine = [one for one in self._faults if one.job == ""]
+        for one in mine:
+            if one.kind in ("stopped", "killed"):
+                over = (more.at for more in mine if more.at > one.at and more.kind in _OVER)
+                yield one.at, min(over, default=one.at) + _MEETS_S
+        for command in commands:
+            if command.command == "upgrade":
+                yield command.sent, command.ended + _MEETS_S
 
     def check_memory(self, peak_mib: float) -> None:
         """No daemon grew without bound."""
@@ -133,12 +138,13 @@ class Bounds:
         self.figures["CPU of all attackers, per cent of one"] = round(100 * cpu / seconds)
 
 
-def _lasts_s(fault: Fault, faults: list[Fault]) -> float:
-    """For how long one may be waited for because of what was done to the daemon."""
-    if fault.kind not in ("stopped", "killed"):
-        return _AFTER_FAULT_S
-    over = (one.at for one in faults if one.job == "" and one.at > fault.at)
-    return min(over, default=fault.at) - fault.at + _AFTER_FAULT_S
+def _outside(since: float, until: float, intervals: list[tuple[float, float]]) -> float:
+    """How much of this time is in none of the intervals."""
+    left, at = 0.0, since
+    for begin, end in sorted(intervals):
+        left += max(0.0, min(begin, until) - at)
+        at = max(at, min(end, until))
+    return left + until - at
 
 
 def _may_be(record: Record) -> bool:

@@ -7,8 +7,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Final
 
-from storm_audit import Audit, Gaps
+from storm_audit import Audit
 from storm_client import ENDING, Command
+from storm_gaps import Gaps
 from storm_jobs import StormJob, Treatment
 from storm_witness import Life
 

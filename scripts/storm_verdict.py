@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from storm_attack import Raid
-from storm_audit import Audit, Gaps
+from storm_audit import Audit
 from storm_bounds import Bounds
 from storm_client import Command
 from storm_faults import Fault, check_sabotage
+from storm_gaps import Gaps
 from storm_jobs import all_jobs
 from storm_judge import Judge
 from storm_sabotage import MARK

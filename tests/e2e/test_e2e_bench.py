@@ -35,6 +35,12 @@ def test_verdict(figure, noise, verdict):
     assert Row("what", "", "", figure, " ms", limit=5.0, noise=noise).verdict is verdict
 
 
+def test_verdict_where_more_is_better():
+    """Less than the limit misses it."""
+    rows = [Row("rate", "", "", figure, limit=0.9, at_least=True) for figure in (0.95, 0.6)]
+    assert [row.verdict for row in rows] == [Verdict.YES, Verdict.NO]
+
+
 def test_verdict_without_a_limit():
     """A row for reading, or one that cannot be measured here, misses nothing."""
     assert Row("what", "", "", 1e9).verdict is Verdict.NONE

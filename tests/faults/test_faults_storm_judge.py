@@ -118,7 +118,18 @@ def test_share_of_log(log, caused, count, condemned):
     [
         pytest.param(0.2, [], False, id="in-time"),
         pytest.param(8.0, [], True, id="late"),
-        pytest.param(8.0, [Fault(99.0, "stopped", "", 7)], False, id="daemon-stopped"),
+        pytest.param(
+            8.0,
+            [Fault(99.0, "stopped", "", 7), Fault(105.0, "continued", "", 7)],
+            False,
+            id="daemon-stopped",
+        ),
+        pytest.param(
+            8.0,
+            [Fault(99.0, "stopped", "", 7), Fault(101.0, "continued", "", 7)],
+            True,
+            id="daemon-stopped-for-less",
+        ),
         pytest.param(8.0, [Fault(99.0, "stopped", "std0", 7)], True, id="a-watchdog-stopped"),
         pytest.param(
             8.0,
@@ -126,16 +137,25 @@ def test_share_of_log(log, caused, count, condemned):
             True,
             id="daemon-killed-long-before",
         ),
-        pytest.param(8.0, [Fault(99.0, "removed", "", 0, "folder")], True, id="state-removed"),
+        pytest.param(8.0, [Fault(99.0, "removed", "std0", 0, "folder")], True, id="state-removed"),
     ],
 )
 def test_root_is_answered(log, took_s, faults, condemned):
-    """Root's wait is excused by what was done to the daemon, and by nothing else; attacks are named."""
+    """Root's wait is excused by what was done to the daemon, as far as that goes; attacks are named."""
     raid = Raid(VIEWER, "flood-audit", 95.0, 105.0)
     bounds = Bounds(log.audit(), [raid], faults)
-    bounds.check_pulse([command(CLIENT, 100.0, took_s), command(1, 100.0, 30.0)])
+    bounds.check_pulse([command(CLIENT, 100.0, took_s)])
     assert len(bounds.violations) == condemned
     assert all("flood-audit by 5002" in one for one in bounds.violations)
+
+
+def test_root_is_answered_during_an_upgrade(log):
+    """The time that an upgrade takes is not held against the daemon; other clients are not looked at."""
+    upgrade = Command(2, 1, "upgrade", None, sent=99.0, ended=104.0, response="success")
+    another = Command(3, 1, "stop", "std0", wait=20.0, sent=100.0, ended=130.0, response="fail")
+    bounds = Bounds(log.audit(), [], [])
+    bounds.check_pulse([command(CLIENT, 100.0, 8.0), upgrade, another])
+    assert bounds.violations == []
 
 
 def test_memory(log):
