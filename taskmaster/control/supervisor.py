@@ -349,7 +349,7 @@ class Supervisor:
         if "at" in fields:
             late = self._wall_clock() - message.at_s > _LATE_S
             fields["at"] = timestamp(message.at_s) if late else None
-        for key in ("at", "cause"):
+        for key in ("at", "cause", *(("reason",) if event is Event.PROCESS_STOPPING else ())):
             if fields.get(key) is None:
                 fields.pop(key, None)
         self._audit.record(event, job=job.name, **fields)

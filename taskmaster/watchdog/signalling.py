@@ -97,8 +97,7 @@ class Signalling:
             place.killing = True
             pid = members[0].pid if place.pid is None else place.pid
             if place.pid is None:
-                behind = " behind by the process before" if place.phase is Phase.CLEARING else ""
-                reason = f"{reason}; left{behind}: {_named(members)}"
+                reason = f"{reason}; left behind: {_named(members)}"
             self._runner.notice(place, "process.killed", pid=pid, reason=reason)
         place.killing = True
         self._kill(members)
