@@ -111,6 +111,36 @@ def test_nginx_that_detaches_itself(daemon, folder, command):
     assert with_mark(str(folder)) == {}
 
 
+@needs_nginx
+@pytest.mark.parametrize("command", ["stop", "start"])
+def test_nginx_that_replaces_itself(daemon, folder, command):
+    """USR2 and QUIT: the new master has the clients and is left alone; it is asked to go before another comes.
+
+    (An nginx that does not detach itself ignores USR2 as long as its parent lives.)
+    """
+    port = free_port()
+    argv = nginx_command(folder, port, foreground=False)
+    daemon.job("nginx", argv, stopSig="QUIT", stopTime=60, restart="never")
+    assert daemon.ask("reload", "nginx", wait=60)["response"] == "success"
+    assert wait_for(lambda: get(port)) == b"taskmaster\n"
+    daemon.wait_state("nginx", "EXITED")
+    old = wait_for(lambda: _pid_of(folder))
+    os.kill(old, signal.SIGUSR2)
+    new = wait_for(lambda: pid if (pid := _pid_of(folder)) not in (None, old) else None)
+    os.kill(old, signal.SIGQUIT)
+    wait_for(lambda: not alive(old))
+    wait_for(lambda: str(new) in (why := daemon.status("nginx")["reason"]) and str(old) not in why)
+    assert get(port) == b"taskmaster\n"
+    assert daemon.ask(command, "nginx", wait=60)["response"] == "success"
+    assert not alive(new)
+    if command == "start":
+        assert wait_for(lambda: get(port)) == b"taskmaster\n"
+        assert daemon.ask("stop", "nginx", wait=60)["response"] == "success"
+    assert daemon.events("process.killed") == []
+    assert refused(port)
+    assert with_mark(str(folder)) == {}
+
+
 def _pid_of(folder):
     try:
         return int((folder / "nginx.pid").read_text())
