@@ -376,20 +376,36 @@ def load(
     Raises FileError: unreadable, writable or owned by somebody else, or with a wrong key or value; the same
     of the files of ``tls``.
     """
+    return loaded(path, environ, uid, system_file=system_file)[0]
+
+
+def loaded(
+    path: Path | None,
+    environ: Mapping[str, str],
+    uid: int,
+    *,
+    system_file: Path = SYSTEM_FILE,
+) -> tuple[DaemonConfig, bytes]:
+    """As ``load``, with the bytes of the file."""
     file = _chosen(path, environ, system_file)
-    places = Places(environ, uid)
     if file is None:
-        return _filled(keys.read("defaults", b"{}", DAEMON_KEYS), places, None)
+        return again(b"{}", None, environ, uid), b"{}"
     label = str(file)
     # Its folder may be sticky and open to all (/tmp); a link to a folder is judged by what it leads to.
     with trusted.folder(str(file.parent), uid, label=label, follow=True, sticky=True) as inside:
         data = trusted.read(file.name, uid, keys.MAX_BYTES, label=label, inside=inside, linked=True)
-    config = _filled(keys.read(label, data, DAEMON_KEYS), places, file)
+    config = again(data, file, environ, uid)
     if config.tls is not None:
         tls.context(
             config.tls, uid, label
         )  # whatever is wrong with it is said before anything is served
-    return config
+    return config, data
+
+
+def again(data: bytes, file: Path | None, environ: Mapping[str, str], uid: int) -> DaemonConfig:
+    """The configuration of a file with these bytes, which is not looked at. Raises FileError."""
+    label = "defaults" if file is None else str(file)
+    return _filled(keys.read(label, data, DAEMON_KEYS), Places(environ, uid), file)
 
 
 def _chosen(path: Path | None, environ: Mapping[str, str], system_file: Path) -> Path | None:

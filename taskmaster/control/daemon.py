@@ -24,7 +24,7 @@ from taskmaster.control.definitions import Change, Definitions
 from taskmaster.control.directory import Directory
 from taskmaster.control.dispatcher import Dispatcher
 from taskmaster.control.gate import Gate
-from taskmaster.control.handover import HandOver
+from taskmaster.control.handover import HandOver, OldProgram
 from taskmaster.control.jobfolder import JobFolder
 from taskmaster.control.lifetime import listeners
 from taskmaster.control.lifetime.arrival import Arrival
@@ -61,7 +61,8 @@ class Daemon:
     """taskmasterd. Raises TaskmasterError where it cannot start.
 
     ``limits``: rlimits for the jobs. ``handed``: what the program before this one, in the same process, has
-    handed over. ``premises``: what it stands on, taken or, on trial, only looked at.
+    handed over. ``premises``: what it stands on, taken or, on trial, only looked at. ``old``: what it takes to
+    run this program again, for the next one.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Daemon:
         handed: HandOver | None,
         premises: Premises,
         say: Say,
+        old: OldProgram | None = None,
     ) -> None:
         self._config = config
         self._handed = handed
@@ -160,12 +162,13 @@ class Daemon:
             remote=config.remote_connections,
             alone=config.socket is None,
         )
-        self._compose_life(handed, limits)
+        self._compose_life(limits, old)
 
     def _compose_life(
-        self, handed: HandOver | None, limits: tuple[tuple[int, tuple[int, int]], ...]
+        self, limits: tuple[tuple[int, tuple[int, int]], ...], old: OldProgram | None
     ) -> None:
         """Who does what of ``core.lifetime``."""
+        handed = self._handed
         effects: dict[Effect, Callable[[], None]] = {}
         self._life = Life(Phase.SERVING if handed is None else Phase.ARRIVING, effects)
         parts = Parts(
@@ -178,10 +181,10 @@ class Daemon:
             self._server,
             self._say,
         )
-        handing = Handing(parts, limits, self._listen)
+        handing = Handing(parts, limits, old, self._listen)
         self._ending = ending = Ending(parts, self._life)
-        program = (sys.executable, *sys.orig_argv[1:])
-        self._upgrade = upgrade = Upgrade(parts, self._life, handing, program)
+        installed = (sys.executable, *sys.orig_argv[1:]) if old is None else old.installed
+        self._upgrade = upgrade = Upgrade(parts, self._life, handing, installed)
         self._arrival: Arrival | None = None
         if handed is not None:
             self._arrival = Arrival(handed, self._supervisor, self._audit, handing, self._life)
@@ -240,14 +243,15 @@ class Daemon:
             self._supervisor.orphans.know(handed.inherited)
             self._supervisor.take_over(handed.held)
             self._supervisor.ask_again(handed.not_begun)
-        if self._arrival is not None:
-            self._arrival.begin()
-        else:
+        if self._arrival is None:
             self._tell_of_start()
         self._supervisor.reaper.collect()
         self._supervisor.silence.look_for_stopped()
         self._audit.flush(durable=True)
         self._proofs.begin()
+        if self._arrival is not None:
+            # Last: whatever fails before is the way back to the program that ran.
+            self._arrival.begin()
 
     def _secured(self) -> ssl.SSLContext | None:
         """What TLS connections are secured with. Raises FileError."""
@@ -327,7 +331,8 @@ class Daemon:
 
     def _replace_watchdogs(self) -> None:
         self._say_where()
-        self._supervisor.replacing.replace_all()
+        if self._arrival is not None and not self._arrival.failed:
+            self._supervisor.replacing.replace_all()
 
     def _leave(self) -> None:
         self._ending.tell()

@@ -80,14 +80,31 @@ class Holdings(msgspec.Struct, frozen=True):
     jobs: tuple[str, ...]
 
 
+class OldProgram(msgspec.Struct, frozen=True):
+    """What it takes to execute the program that hands over again, should the next one not be able to start.
+
+    ``interpreter``: the file that is executed; ``code``: a memory file with its source; ``command``: its command
+    line then; ``installed``: that of the program that is installed; ``config``: its configuration, as it was read
+    from ``config_file``.
+    """
+
+    interpreter: int
+    code: int
+    command: tuple[str, ...]
+    installed: tuple[str, ...]
+    config: str
+    config_file: str | None
+
+
 class HandOver(msgspec.Struct, frozen=True):
     """Everything that a re-executed daemon needs of the one before.
 
     ``reaped``: pid, start time and wait status; ``inherited``: by job, pid and start time of what its dead
     watchdogs had (by "" what may be of several); ``held``: by job, pid, start time and a pidfd of those whose
     status nobody else may be able to tell; ``not_begun``: by job, verb and cause of what was asked of a watchdog
-    and not taken up; ``removals``: the jobs that are being removed. What has a default is not there in what an
-    older program hands over.
+    and not taken up; ``removals``: the jobs that are being removed; ``failed``: why this is not for the program
+    that was to come, but for the one before, executed again. What has a default is not there in what an older
+    program hands over.
     """
 
     version: str
@@ -103,6 +120,8 @@ class HandOver(msgspec.Struct, frozen=True):
     holdings: Holdings | None = None
     not_begun: dict[str, list[tuple[str, str]]] = {}
     removals: dict[str, Removal] = {}
+    old: OldProgram | None = None
+    failed: str = ""
 
     def descriptors(self) -> list[int]:
         """All that has to survive the exec."""
@@ -112,6 +131,7 @@ class HandOver(msgspec.Struct, frozen=True):
             *(one.fd for one in self.sessions),
             *(one.fd for one in self.waiting),
             *(pidfd for processes in self.held.values() for _, _, pidfd in processes),
+            *(() if self.old is None else (self.old.interpreter, self.old.code)),
         ]
 
 
@@ -130,8 +150,8 @@ def save(handed: HandOver) -> int:
     return fd
 
 
-def load(variable: str = VARIABLE) -> HandOver | None:
-    """What was handed to this program; None where it was started by somebody.
+def load(variable: str) -> HandOver | None:
+    """What was handed to this program; None where nothing was.
 
     ``variable``: of the environment, which has the descriptor.
     """

@@ -18,7 +18,9 @@ from taskmaster import __version__, stdio
 from taskmaster.config import daemon as configuration
 from taskmaster.config.daemon import DaemonConfig
 from taskmaster.control import caller, handover
-from taskmaster.control.handover import HandOver
+from taskmaster.control.handover import HandOver, OldProgram
+from taskmaster.control.lifetime import fallback
+from taskmaster.control.lifetime.fallback import WayBack
 from taskmaster.errors import TaskmasterError
 
 
@@ -39,22 +41,42 @@ from taskmaster.errors import TaskmasterError
 def taskmasterd(config_file: Path | None, detach: bool, check: bool) -> None:
     """Supervise jobs: start, watch and restart their processes, and serve taskmasterctl."""
     _begin_anew(config_file)
-    handed = None
+    way_back = handed = None
     if not check:
-        handed = handover.load()
-        if handed is not None:
-            handover.inheritable(handed, False)
-        caller.forget(() if handed is None else frozenset(handed.descriptors()))
+        way_back = fallback.received()
+        if way_back is not None:
+            handed = way_back.handed()
+        caller.forget(() if way_back is None else way_back.descriptors)
+        if way_back is not None:
+            way_back.limit()
     try:
-        config = configuration.load(config_file, os.environ, os.geteuid())
+        config, text = _configuration(config_file, handed)
     except TaskmasterError as error:
-        _end(error.exit_status, str(error))
+        fallback.give_up(error.exit_status, str(error), way_back)
     if check:
         _rehearsed(config)
         click.echo(f"{config.file or 'defaults'}: good")
         return
     detached = detach and handed is None
-    _serve(config, handed, _detached(config) if detached else None)
+    if way_back is not None:
+        way_back.config = config
+    writer = _detached(config) if detached else None
+    before = handed.old if handed is not None and handed.failed else None
+    old = fallback.keep(config, text, before)
+    _serve(config, handed, old, way_back, writer)
+
+
+def _configuration(file: Path | None, handed: HandOver | None) -> tuple[DaemonConfig, bytes]:
+    """What is in the file now, and its bytes; of a program that is executed again, what it had.
+
+    Raises TaskmasterError.
+    """
+    old = None if handed is None else handed.old
+    if handed is None or not handed.failed or old is None:
+        return configuration.loaded(file, os.environ, os.geteuid())
+    named = None if old.config_file is None else Path(old.config_file)
+    text = old.config.encode()
+    return configuration.again(text, named, os.environ, os.geteuid()), text
 
 
 def _begin_anew(config_file: Path | None) -> None:
@@ -100,7 +122,13 @@ def _detached(config: DaemonConfig) -> int:
     return launch.detach(log)
 
 
-def _serve(config: DaemonConfig, handed: HandOver | None, writer: int | None) -> NoReturn:
+def _serve(
+    config: DaemonConfig,
+    handed: HandOver | None,
+    old: OldProgram | None,
+    way_back: WayBack | None,
+    writer: int | None,
+) -> NoReturn:
     from taskmaster.control import messages, probes
     from taskmaster.control.daemon import Daemon
     from taskmaster.control.launch import report_ready
@@ -113,13 +141,15 @@ def _serve(config: DaemonConfig, handed: HandOver | None, writer: int | None) ->
         if handed is not None:
             identity.check(config, handed.holdings)
         refused = probes.refusals()
-        daemon = Daemon(config, limits, handed, premises.opened(config, handed, say), say)
+        daemon = Daemon(config, limits, handed, premises.opened(config, handed, say), say, old)
         daemon.lacks(refused)
         daemon.start()
     except TaskmasterError as error:
         if writer is not None:
             report_ready(writer, error.exit_status, f"taskmasterd: {error}\n")
-        _end(error.exit_status, str(error))
+        fallback.give_up(error.exit_status, str(error), way_back)
+    if way_back is not None:
+        way_back.arrived()
     # The program before this one has blocked what could have come between the two.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if writer is not None:

@@ -18,12 +18,20 @@ class Program:
         shutil.copytree(
             ROOT / "taskmaster", self.package, ignore=shutil.ignore_patterns("__pycache__", "cli")
         )
+        #: A link to the interpreter, which a test can take away.
+        self.python = folder / "python"
         self._kept: dict[Path, str] = {}
 
-    def start(self, daemon: Daemon) -> None:
-        """Start ``daemon`` with this program."""
-        argv = ["/usr/bin/env", "-C", str(self.folder), f"PYTHONPATH={self.folder}"]
-        argv += [sys.executable, "-B", "-m", "taskmaster.control", "-c", str(daemon.config)]
+    def start(self, daemon: Daemon, *, own_interpreter: bool = False) -> None:
+        """Start ``daemon`` with this program; ``own_interpreter``: by way of ``python``."""
+        python = sys.executable
+        search = [str(self.folder)]
+        if own_interpreter:
+            self.python.symlink_to(Path(sys.executable).resolve())
+            python = str(self.python)
+            search += [path for path in sys.path if path.endswith("site-packages")]
+        argv = ["/usr/bin/env", "-C", str(self.folder), f"PYTHONPATH={':'.join(search)}"]
+        argv += [python, "-B", "-m", "taskmaster.control", "-c", str(daemon.config)]
         daemon.pid = daemon.host.start(argv, daemon.messages)
         wait_for(daemon.serves, "taskmasterd serves")
 

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from taskmaster import __version__
 from taskmaster.control.exchange import Exchange
-from taskmaster.control.handover import Asked, HandedSession, HandOver
+from taskmaster.control.handover import Asked, HandedSession, HandOver, OldProgram
 from taskmaster.control.lifetime import identity, listeners
 from taskmaster.control.lifetime.parts import Parts
 from taskmaster.control.server import CannotListen
@@ -26,9 +26,18 @@ Limits = tuple[tuple[int, tuple[int, int]], ...]
 
 
 class Handing:
-    """What one daemon would hand over. ``listen`` opens a listener of a kind; it raises CannotListen."""
+    """What one daemon would hand over. ``old``: what it takes to run it again.
 
-    def __init__(self, parts: Parts, limits: Limits, listen: Callable[[str], None]) -> None:
+    ``listen`` opens a listener of a kind; it raises CannotListen.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        limits: Limits,
+        old: OldProgram | None,
+        listen: Callable[[str], None],
+    ) -> None:
         self._loop = parts.loop
         self._config = parts.config
         self._premises = parts.premises
@@ -38,6 +47,7 @@ class Handing:
         self._removing = parts.removing
         self._say = parts.say
         self._limits = limits
+        self._old = old
         self._listen = listen
         self._folder_id = identity.of(parts.config.config_directory)
 
@@ -55,6 +65,7 @@ class Handing:
             held=supervisor.hand_over(),
             asked=None,
             not_begun=supervisor.not_begun(),
+            old=self._old,
             holdings=identity.holdings(
                 self._config,
                 lock,

@@ -15,15 +15,9 @@ from taskmaster.config.daemon import DaemonConfig
 from taskmaster.control.handover import Holdings
 from taskmaster.control.job import Job
 from taskmaster.core import names
-from taskmaster.errors import FileError, TaskmasterError
+from taskmaster.errors import FileError, NotPermitted
 
 Identity = tuple[int, int]
-
-
-class AnotherUser(TaskmasterError):
-    """The new program would not run as the user of the old one."""
-
-    code = "another-user"
 
 
 def of(path: Path | str) -> Identity | None:
@@ -60,7 +54,7 @@ def check(config: DaemonConfig, held: Holdings | None) -> None:
     if held is None:
         return
     if os.geteuid() != held.uid:
-        raise AnotherUser(
+        raise NotPermitted(
             f"it runs as uid {os.geteuid()}, and taskmasterd as uid {held.uid}; stop and start it for that"
         )
     _check_state(config.state_directory, held)

@@ -7,6 +7,7 @@ old program stands on is what it would stand on. It ends with an error exactly w
 from __future__ import annotations
 
 from taskmaster.config.daemon import DaemonConfig
+from taskmaster.control import probes
 from taskmaster.control.daemon import Daemon
 from taskmaster.control.handover import HandOver
 from taskmaster.control.lifetime import identity, listeners, premises
@@ -17,6 +18,7 @@ def rehearse(config: DaemonConfig, handed: HandOver) -> None:
     """Raises whatever the start would raise."""
     identity.check(config, handed.holdings)
     listeners.check(config, handed.listeners)
+    probes.refusals()
     say = Say(0)
     daemon = Daemon(config, handed.limits, handed, premises.looked_at(config, handed, say), say)
     daemon.rehearse()

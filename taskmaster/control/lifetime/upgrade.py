@@ -24,6 +24,7 @@ from taskmaster import procfs
 from taskmaster.audit import Event
 from taskmaster.control import handover, launch
 from taskmaster.control.exchange import Exchange
+from taskmaster.control.lifetime.arrival import could_not_start
 from taskmaster.control.lifetime.handing import Handing
 from taskmaster.control.lifetime.life import Life
 from taskmaster.control.lifetime.parts import Parts
@@ -160,14 +161,14 @@ class Upgrade:
                 os.close(file)
             handover.inheritable(handed, False)
             why = f"it cannot be executed: {error.strerror}"
-            self._handing.take_over(handed, replies.fail(_words(why)))
+            self._handing.take_over(handed, replies.fail(could_not_start(why)))
             self._exchange = None
             self._record(exchange, why)
             self._fails(why)
 
     def _record(self, exchange: Exchange, why: str) -> None:
         """Its connection was let go of and has the reply already; the log has not."""
-        exchange.reply = replies.fail(_words(why))
+        exchange.reply = replies.fail(could_not_start(why))
         self._dispatcher.complete(exchange)
 
     # no new program -------------------------------------------------------------------------------
@@ -179,8 +180,8 @@ class Upgrade:
     def go_on(self) -> None:
         """The new program cannot start: say so, and go on."""
         self._audit.record(Event.DAEMON_UPGRADE_FAILED, pid=os.getpid(), error=self._why)
-        self._say.error(_words(self._why))
-        self._over(_words(self._why))
+        self._say.error(could_not_start(self._why))
+        self._over(could_not_start(self._why))
 
     def cancel(self) -> None:
         """The daemon is to end instead."""
@@ -261,7 +262,3 @@ class _Trial:
         _, status = self._supervisor.reaper.status_of(self._trial.pid, self._start)
         lines = self._said.decode("utf-8", "replace").strip().splitlines()
         self._ended(status, lines[-1].removeprefix("taskmasterd: ") if lines else "")
-
-
-def _words(why: str) -> str:
-    return f"The new program cannot start: {why}. The one that runs goes on."
