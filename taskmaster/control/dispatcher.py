@@ -87,7 +87,10 @@ class Dispatcher:
         self.handlers: dict[Command, Handler] = {}
         #: The state of the job of this name, for the record; None where there is none.
         self.state_of: Callable[[str], str | None] = lambda name: None
-        self.sessions: set[Session] = set()
+        #: In the order in which they came.
+        self.sessions: dict[Session, None] = {}
+        #: Told of a client that is none any more.
+        self.on_over: Callable[[Session], object] = lambda session: None
         self.session_numbers = itertools.count()
         #: Of all that are not served at once: who is next.
         self.turns = turns
@@ -242,9 +245,15 @@ class Dispatcher:
         self._rejections.flush()
         self._recording.flush()
 
+    def forget(self, session: Session) -> None:
+        """It is no client of this daemon any more."""
+        if session in self.sessions:
+            del self.sessions[session]
+            self.on_over(session)
+
     def session_over(self, session: Session, reason: str, unanswered: list[Exchange]) -> None:
         """A client is gone. What it asked for is done all the same, and on record."""
-        self.sessions.discard(session)
+        self.forget(session)
         self._advanced.pop(session, None)
         gone = f"client {session.peer.who()} gone: {reason}"
         if session.said:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from taskmaster import sockdiag
 from taskmaster.control.peers import Peer, of_address
 from taskmaster.control.tls import HandshakeFailed, TlsChannel
 from taskmaster.eventloop import EventLoop, Timer, Watch
@@ -23,6 +24,8 @@ from taskmaster.wire import replies
 
 #: Connections that may wait. One of them, in the middle of its handshake, costs 46 KB (OpenSSL 3.0).
 MAX_WAITING: Final = 128
+#: What those of one network may have of that: one part of so many.
+_NETWORKS: Final = 4
 #: How long one may take from its beginning to the end of the handshake, seconds.
 DEADLINE_S: Final = 10.0
 #: How long handshakes may compute in one turn of the loop, seconds; one takes 0.8 ms, in two steps.
@@ -47,6 +50,7 @@ class _Arrival:
         self.fd = fd
         self.address = address
         self.local = local
+        self.network = network_of(address[0])
         self.watch: Watch | None = None
         self.timer: Timer | None = None
         self.channel: TlsChannel | None = None
@@ -66,6 +70,7 @@ class Handshakes:
         plain: Callable[[socket.socket, Address], None],
         welcome: Welcome,
         rejected: Callable[[Peer, str], None],
+        at_most: int = MAX_WAITING,
     ) -> None:
         #: For handshakes that begin from now on.
         self.context = context
@@ -73,7 +78,10 @@ class Handshakes:
         self._plain = plain
         self._welcome = welcome
         self._rejected = rejected
+        self._at_most = min(at_most, MAX_WAITING)
         self._waiting: dict[_Arrival, None] = {}
+        #: The same by network, the longest first.
+        self._of_network: dict[str, dict[_Arrival, None]] = {}
         self._ready: deque[_Arrival] = deque()
         self._stepping: Timer | None = None
         self._held = False
@@ -87,15 +95,34 @@ class Handshakes:
         except OSError:
             connection.close()  # EINVAL: gone before it was looked at
             return
-        while len(self._waiting) >= MAX_WAITING:
-            self._out_of_time(next(iter(self._waiting)), f"more than {MAX_WAITING} handshakes wait")
         arrival = _Arrival(connection.detach(), address, local)
+        self._make_room(arrival.network)
         self._waiting[arrival] = None
+        self._of_network.setdefault(arrival.network, {})[arrival] = None
         arrival.timer = self._loop.call_in(
             DEADLINE_S,
             lambda: self._out_of_time(arrival, f"no handshake within {DEADLINE_S:g} s"),
         )
         arrival.watch = self._loop.watch(arrival.fd, lambda: self._readable(arrival))
+
+    def _make_room(self, network: str) -> None:
+        """The oldest goes: of its own network where that has its share, else of the one that has most."""
+        share = max(self._at_most // _NETWORKS, 1)
+        while len(self._of_network.get(network, ())) >= share:
+            oldest = next(iter(self._of_network[network]))
+            self._out_of_time(oldest, f"more than {share} handshakes of {network} wait")
+        while len(self._waiting) >= self._at_most:
+            most = max(self._of_network, key=lambda one: len(self._of_network[one]))
+            oldest = next(iter(self._of_network[most]))
+            self._out_of_time(oldest, f"more than {self._at_most} handshakes wait")
+
+    def _forget(self, arrival: _Arrival) -> None:
+        if arrival in self._waiting:
+            del self._waiting[arrival]
+            kin = self._of_network[arrival.network]
+            del kin[arrival]
+            if not kin:
+                del self._of_network[arrival.network]
 
     # what they send -------------------------------------------------------------------------------
 
@@ -202,7 +229,7 @@ class Handshakes:
         self._unwatch(arrival)
         if arrival.timer is not None:
             arrival.timer.cancel()
-        self._waiting.pop(arrival, None)
+        self._forget(arrival)
 
     def _out_of_time(self, arrival: _Arrival, reason: str) -> None:
         if arrival.leaving is not None:
@@ -222,7 +249,7 @@ class Handshakes:
             arrival.timer.cancel()
 
         def closed(reason: str) -> None:
-            self._waiting.pop(arrival, None)
+            self._forget(arrival)
 
         arrival.leaving = dismiss(self._loop, arrival.fd, last, closed)
 
@@ -270,6 +297,18 @@ class Handshakes:
         """Close all that wait."""
         for fd, _ in self.hand_over():
             os.close(fd)
+
+
+def network_of(host: str) -> str:
+    """What one host may have addresses in: of IPv6 the first 64 bits."""
+    plain = sockdiag.normal(host)
+    if ":" not in plain:
+        return plain
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, plain.partition("%")[0])
+    except OSError:
+        return plain
+    return f"{socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8))}/64"
 
 
 def _acknowledge(fd: int) -> None:

@@ -1,13 +1,15 @@
 """The listeners: TCP and Unix socket, and how many clients there may be.
 
-A client over the limit is told so and gone. With no descriptor left a spare one is given up to accept,
-and drop, whoever knocks: a connection that is never accepted would wake the loop without end.
+A client over the limit is told so and gone; who has to go for somebody else is decided in ``seats``. With no
+descriptor left a spare one is given up to accept whoever knocks, and drop all but root: a connection that is
+never accepted would wake the loop without end.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from taskmaster.control.handshakes import Handshakes
 from taskmaster.control.idle import Idle
 from taskmaster.control.peers import Kernel, Peer, Unidentified
 from taskmaster.control.say import Say
+from taskmaster.control.seats import Seats, who_goes
 from taskmaster.control.session import Session
 from taskmaster.control.shares import Share, Shares
 from taskmaster.control.tls import TlsChannel
@@ -36,8 +39,9 @@ from taskmaster.wire.frames import Allowance
 _BACKLOG: Final = 1024
 #: The largest frame of a client that may not push anything: room for every command but that, and every refusal.
 _NO_FILE_BYTES: Final = 64 * 1024
-#: Accepted before the loop gets its turn.
+#: Accepted before the loop gets its turn: so many, and for so long, seconds.
 _ACCEPTS_A_TURN: Final = 16
+_ACCEPT_S: Final = 0.001
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 Address = tuple[str, int]
 #: What becomes of a connection that was accepted.
@@ -79,7 +83,12 @@ class Server:
         self._idle = Idle(loop, dispatcher.sessions, idle_timeout_s)
         self._dispatcher = dispatcher
         self._say = say
-        self._max_clients = max_clients
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._seats = Seats(
+            max_clients=max_clients, max_each=shares.max_connections, descriptors=descriptors
+        )
+        shares.max_connections = self._seats.max_each
+        dispatcher.on_over = self._seats.leave
         self._max_frame_bytes = max_frame_bytes
         #: Unfinished frames of those who may do everything: what others leave unfinished must not keep them from
         #: pushing.
@@ -95,6 +104,7 @@ class Server:
                 plain=self._welcome_tcp,
                 welcome=self._welcome_tls,
                 rejected=lambda peer, why: dispatcher.turned_away(peer, why, "handshake"),
+                at_most=self._seats.max_each,
             )
             dispatcher.handshakes = self._handshakes
         #: Where clients can connect, for people.
@@ -214,8 +224,11 @@ class Server:
 
     def _accept(self, fd: int, receive: Receive, at_most: int) -> None:
         listener = socket.socket(fileno=fd)
+        end = self._loop.now() + _ACCEPT_S
         try:
-            for _ in range(at_most):
+            for number in range(at_most):
+                if at_most == _ACCEPTS_A_TURN and number and self._loop.now() >= end:
+                    return
                 try:
                     connection, address = listener.accept()
                 except BlockingIOError:
@@ -225,7 +238,7 @@ class Server:
                         continue
                     if error.errno not in _SHORT:
                         raise
-                    self._turn_away(listener, error)
+                    self._squeeze_in(listener, receive, error)
                     return
                 receive(connection, address[:2])
         finally:
@@ -267,28 +280,45 @@ class Server:
 
     def _let_in(self, fd: int, peer: Peer, channel: Channel = PLAIN) -> Session | None:
         rights = self._access.rights(peer)
-        # Counted for each way in, and for the administrator by himself: those that fill the TCP port, or
-        # the socket where it is open to all, must not lock him out.
-        kin = sum(
-            1
-            for one in self._dispatcher.sessions
-            if one.peer.transport == peer.transport and one.rights.everything == rights.everything
-        )
-        if kin >= self._max_clients:
-            reason = f"Too many clients: {kin} are connected (maxClients); try again later."
+        share = None if rights.everything else self._shares.of(rights.identity)
+        reason = self._no_seat(fd, peer, rights, share)
+        if reason:
             self._refuse(fd, peer, reason, "too-many-clients", channel)
             return None
-        share = None if rights.everything else self._shares.enter(rights.identity)
-        if share is None and not rights.everything:
-            reason = (
-                f"Too many clients: {rights.who} has {self._shares.max_connections} connections "
-                "(maxClientsPerUser); try again later."
-            )
-            self._refuse(fd, peer, reason, "too-many-clients", channel)
-            return None
+        if share is not None:
+            share.connections += 1
         session = self._begin(fd, peer, rights, share, channel)
         self._say.everything(f"client {peer.who()} connected")
         return session
+
+    def _no_seat(self, fd: int, peer: Peer, rights: Rights, share: Share | None) -> str:
+        """Why there is none for this peer; empty where there is, or somebody has made room."""
+        seats, by_root = self._seats, share is None
+        if share is not None and share.connections >= seats.max_each:
+            return (
+                f"Too many clients: {rights.who} has {share.connections} connections "
+                "(maxClientsPerUser); try again later."
+            )
+        if seats.is_full(peer.transport, by_root=by_root):
+            taken = seats.taken(peer.transport, by_root=by_root)
+            reason = f"Too many clients: {taken} are connected (maxClients); try again later."
+            if by_root or not self._make_room(share, rights, peer.transport):
+                return reason
+        if not by_root and seats.is_short(fd) and not self._make_room(share, rights):
+            return "Too many clients: few descriptors are left (RLIMIT_NOFILE); try again later."
+        return ""
+
+    def _make_room(self, share: Share | None, rights: Rights, transport: str = "") -> bool:
+        """Have somebody give up their connection, if anybody has to."""
+        gone = who_goes(
+            self._dispatcher.sessions,
+            share,
+            is_stranger=not (rights.everything or rights.rules),
+            transport=transport,
+        )
+        if gone is not None:
+            gone.close("made room for somebody who has less, or for root")
+        return gone is not None
 
     def serve(self, fd: int, peer: Peer) -> Session:
         """Make a connection, which was let in before, a session; what it may do is decided anew."""
@@ -311,7 +341,8 @@ class Server:
             share,
             channel,
         )
-        self._dispatcher.sessions.add(session)
+        self._dispatcher.sessions[session] = None
+        self._seats.take(session)
         self._idle.watch()
         return session
 
@@ -338,16 +369,34 @@ class Server:
         connection.close()
         self._dispatcher.turned_away(peer, reason, code)
 
-    def _turn_away(self, listener: socket.socket, error: OSError) -> None:
-        """No descriptor for another client: drop those that wait, with the spare one."""
+    def _squeeze_in(self, listener: socket.socket, receive: Receive, error: OSError) -> None:
+        """No descriptor for another client: root is let in with the spare one, and somebody else goes for it.
+
+        Everybody else is dropped; who is not accepted would wake the loop without end.
+        """
         os.close(self._spare)
         try:
-            connection, _ = listener.accept()
-            connection.close()
+            connection, address = listener.accept()
         except OSError:
-            pass  # gone already, or not even the spare one was enough
+            connection = None  # gone already, or not even the spare one was enough
+        rights = None if connection is None else self._rights_of(connection, address[:2])
+        is_let_in = rights is not None and rights.everything and self._make_room(None, rights)
+        if connection is not None and not is_let_in:
+            connection.close()
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self._say.error(f"a client was dropped: {error.strerror}", "clients")
+        if connection is not None and is_let_in:
+            receive(connection, address[:2])
+        else:
+            self._say.error(f"a client was dropped: {error.strerror}", "clients")
+
+    def _rights_of(self, connection: socket.socket, address: Address) -> Rights | None:
+        """What a connection may do that just came, as far as that is known of one within this host."""
+        try:
+            if connection.family == socket.AF_UNIX:
+                return self._access.rights(peers.of_unix(connection, ""))
+            return self._access.rights(self._kernel.of_tcp(connection, address))
+        except (Unidentified, OSError):
+            return None  # gone, or there is no descriptor to ask with
 
 
 def _unfinished(session: Session) -> tuple[int, int]:

@@ -127,6 +127,16 @@ class Session:
     # in turns -------------------------------------------------------------------------------------
 
     @property
+    def transport(self) -> str:
+        """The way in."""
+        return self.peer.transport
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether no rule is for it."""
+        return not (self.rights.everything or self.rights.rules)
+
+    @property
     def is_open(self) -> bool:
         """Whether there is a connection."""
         return self._stream.open

@@ -50,7 +50,9 @@ class Room:
         self.welcome.append(getattr(peer, "certificate", None))
         os.close(fd)
 
-    def connect(self, data: bytes = b"", *, local: bool = False) -> socket.socket:
+    def connect(
+        self, data: bytes = b"", *, local: bool = False, host: str = "127.0.0.1"
+    ) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", 0))
         ours = socket.create_connection(listener.getsockname())
         theirs, address = listener.accept()
@@ -59,7 +61,7 @@ class Room:
         if data:
             select.select([theirs], [], [], 30)
         self.ours.append(ours)
-        self.room.receive(theirs, address, local=local)
+        self.room.receive(theirs, (host, address[1]), local=local)
         return ours
 
     def turns(self, seconds: float = 0.0) -> None:
@@ -143,13 +145,30 @@ def test_the_oldest_goes_first(room: Room) -> None:
     plain = room.connect(b"GET / HTTP/1.1\r\n\r\n")
     room.turns()
     assert room.rejected == ["this is no TLS"]
-    others = [room.connect() for _ in range(handshakes.MAX_WAITING)]
+    others = [
+        room.connect(host=f"10.0.0.{number // 30}") for number in range(handshakes.MAX_WAITING)
+    ]
     room.turns()
     assert room.is_over(plain)
-    assert not any(room.is_over(one) for one in others)
-    room.connect()
-    assert [room.is_over(one) for one in others[:2]] == [True, False]
+    assert [number for number, one in enumerate(others) if room.is_over(one)] == [0]
+    room.connect(host="10.0.0.9")
+    assert [number for number, one in enumerate(others) if room.is_over(one)] == [0, 30]
     assert "handshakes wait" in room.rejected[-1]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "other"), [("10.0.0.1", "10.0.0.2"), ("2001:db8::1", "2001:db8:0:1::1")]
+)
+def test_one_network_has_a_part(room: Room, theirs: str, other: str) -> None:
+    """One network that floods loses its own oldest, and never those of another."""
+    kept = room.connect(host=other)
+    share = handshakes.MAX_WAITING // handshakes._NETWORKS
+    hosts = [theirs, f"{theirs}2"] if ":" in theirs else [theirs]
+    crowd = [room.connect(host=hosts[number % len(hosts)]) for number in range(3 * share)]
+    room.turns()
+    assert not room.is_over(kept)
+    assert [room.is_over(one) for one in crowd] == [True] * 2 * share + [False] * share
+    assert "wait" in room.rejected[-1]
 
 
 def test_a_probe_is_nothing(room: Room) -> None:
@@ -163,7 +182,7 @@ def test_a_probe_is_nothing(room: Room) -> None:
 def test_computing_is_shared_out(room: Room, authority: Authority) -> None:
     """A crowd of hellos is not computed in one turn of the loop, and each has its turn."""
     hello = raw_hello(authority.context(None))
-    crowd = [room.connect(hello) for _ in range(40)]
+    crowd = [room.connect(hello) for _ in range(30)]
     steps = 0
 
     def ticking() -> float:
@@ -173,7 +192,7 @@ def test_computing_is_shared_out(room: Room, authority: Authority) -> None:
 
     room.loop.now = ticking  # type: ignore[method-assign]
     answered = [0]
-    while answered[-1] < 40:
+    while answered[-1] < 30:
         timer = room.loop.call_in(0, lambda: None)
         room.loop.turn()
         timer.cancel()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import sys
 import time
 
 import pytest
@@ -19,14 +20,20 @@ VIEWER = [{"role": "viewer", "users": ["nobody"]}]
 def shared(open_folder, make_daemon):
     """A daemon whose socket everybody can reach, with one job."""
 
-    def make(**config):
+    def make(ulimit=None, **config):
         path = open_folder / "control.sock"
         daemon = make_daemon(
             **{"socket": str(path), "socketMode": "0666", "access": VIEWER, **config}
         )
         daemon.socket = path
         daemon.job("web", ["sleep", "1000"])
-        daemon.start()
+        if ulimit is None:
+            daemon.start()
+        else:
+            argv = ["/bin/sh", "-c", f'ulimit -n {ulimit}; exec "$@"', "sh", sys.executable]
+            argv += ["-m", "taskmaster.control", "-c", str(daemon.config)]
+            daemon.pid = daemon.host.start(argv, daemon.messages)
+            wait_for(daemon.serves)
         daemon.wait_state("web", "RUNNING")
         return daemon
 
@@ -295,6 +302,49 @@ def test_strangers_do_not_lock_root_out(shared):
     assert as_user(NOBODY, crowd).result == "too-many-clients"
     with Client(daemon.socket) as client:
         assert client.ask("list")["response"] == "list"
+
+
+@needs_root
+@pytest.mark.parametrize("descriptors", [80, 300])
+def test_few_descriptors_do_not_lock_root_out(shared, descriptors):
+    """Other users do not take all descriptors, however few: root gets in both ways, and so does a new user."""
+    daemon = shared(maxClients=512, ulimit=descriptors)
+    ways = (daemon.socket, ("127.0.0.1", daemon.port))
+
+    told, tell = os.pipe()
+    go, end = os.pipe()
+    crowds = []
+    for uid in (NOBODY, 1, 2):
+        pid = os.fork()
+        if not pid:
+
+            def crowd():
+                with contextlib.ExitStack() as stack:
+                    for number in range(128):
+                        with contextlib.suppress(OSError):
+                            stack.enter_context(Client(ways[number % 2]))
+                    os.write(tell, b"x")
+                    os.read(go, 1)
+
+            try:
+                as_user(uid, crowd)
+            finally:
+                os._exit(0)
+        crowds.append(pid)
+    for _ in crowds:
+        os.read(told, 1)
+    for way in ways:
+        with Client(way) as client:
+            assert client.status("web")["state"] == "RUNNING"
+            assert client.ask("pull", "web")["response"] == "file"
+    (other,) = as_user(3, lambda: [Client(ways[0]).ask("list", codes=True)]).result
+    assert other["code"] == "not-permitted", "there is a seat for one who has none"
+    os.write(end, b"xxx")
+    for pid in crowds:
+        os.waitpid(pid, 0)
+    for fd in (told, tell, go, end):
+        os.close(fd)
+    wait_for(daemon.serves)
 
 
 def test_idle_connections_end(make_daemon):

@@ -81,7 +81,7 @@ class Handing:
         sessions: list[HandedSession] = []
         asked = None
         for session in list(self._dispatcher.sessions):
-            self._dispatcher.sessions.discard(session)
+            self._dispatcher.forget(session)
             if not session.is_open:
                 continue
             query = exchange.query
