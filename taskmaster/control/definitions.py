@@ -163,9 +163,10 @@ class Definitions:
             elif definition.spec.auto_start:
                 self._supervisor.act(job, "ensure", None)
 
+        no_file = not before & set(found)
         for name in self._supervisor.unclaimed():
             begun = self.removing.is_begun(name)
-            if not found and not begun and self._supervisor.launching.is_alive(name):
+            if no_file and not begun and self._supervisor.launching.is_alive(name):
                 self._keep_vanished(self._supervisor.add(name))
             else:
                 job = self._supervisor.add(name)
@@ -174,14 +175,14 @@ class Definitions:
         self.removing.tidy()
 
     def _keep_vanished(self, job: Job) -> None:
-        """No job has a file, and this one runs: the directory may not be mounted just now, so it runs on."""
+        """No job that was there has a file, and this one runs: the directory may not be mounted, so it runs on."""
         job.had_state = True
         self.rejected(
             job,
             FileError(
                 f"{job.name}{names.FILE_SUFFIX}",
                 "",
-                f"no such file, nor one of any other job in {self._folder}",
+                f"no such file, nor one of any other job that was there, in {self._folder}",
                 'the directory as it was (is it mounted?); "force": true (taskmasterctl restart --force) '
                 "stops and removes the job",
             ),

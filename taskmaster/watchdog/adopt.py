@@ -40,6 +40,9 @@ def adopt(runner: Runner, found: StateRecord) -> None:
         if status is not None and status.start == start and runner.family.is_ours(status, pipes)
     ]
     for place in list(runner.places.values()):
+        if lifecycle.timer_of(place.process) is Timer.KILL:
+            # A stop keeps its deadline, also where the main process has ended meanwhile and others have not.
+            _arm(runner, place)
         if place.pid is not None and _is_a_stranger(runner, place, pipes):
             runner.endings.ended(place, None)
         elif place.pid is not None:

@@ -318,6 +318,24 @@ def test_a_watchdog_dies_during_a_stop(stage):
     assert set(stage.asked().values()) == {1}
 
 
+def test_the_main_process_ends_while_nobody_watches(stage):
+    """Watchdog and main process die in the middle of a stop: what is left still has the stop's deadline."""
+    stage.begin(actor("main", "linger", actor("a", "ignore")), "a", stopTime=2)
+    stage.ask("stop")
+    stage.wait_asked("main")
+    watchdog = stage.status()["watchdog"]["pid"]
+    os.kill(stage.daemon.pid, signal.SIGSTOP)
+    try:
+        for pid in (watchdog, stage.pid("main")):
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda pid=pid: not alive(pid))
+    finally:
+        os.kill(stage.daemon.pid, signal.SIGCONT)
+    stage.daemon.wait_state("job", "STOPPED")
+    assert not alive(stage.pid("a"))
+    assert stage.asked() == {"main": 1, "a": 1}
+
+
 # what an end leaves behind ------------------------------------------------------------------------
 
 
