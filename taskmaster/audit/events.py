@@ -104,12 +104,16 @@ class Event(str, enum.Enum):
 
     #: The end of the log was damaged when it was opened; what was found is in the record.
     AUDIT_REPAIRED = "audit.repaired"
+    #: The log goes on in a new file; ``seal`` is the last that was made.
+    AUDIT_ROTATED = "audit.rotated"
     #: The log's file was moved or deleted by somebody else; a new one was begun.
     AUDIT_REOPENED = "audit.reopened"
     #: Records were dropped while the log could not be written.
     AUDIT_LOST = "audit.lost"
     #: The file is over its size and could not be renamed; it grows on.
     AUDIT_ROTATE_FAILED = "audit.rotate_failed"
+    #: A file of the log was deleted, because there are enough of them and it is old enough.
+    AUDIT_DROPPED = "audit.dropped"
     #: All before it was sealed, and the sealing key evolved.
     AUDIT_SEALED = "audit.sealed"
     #: The log could not be sealed; tried again with the next epoch's end.
@@ -173,10 +177,12 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.OUTPUT_DROPPED: ("job", "number", "stream", "bytes", "reason", "at"),
     Event.OUTPUT_ROTATE_FAILED: ("job", "number", "stream", "reason", "at"),
     Event.AUDIT_REPAIRED: ("file", "bytes", "torn", "kept", "skippedBytes", "resumedAfter"),
-    Event.AUDIT_REOPENED: ("file", "previousInode"),
+    Event.AUDIT_ROTATED: ("file", "seal"),
+    Event.AUDIT_REOPENED: ("file", "previousInode", "seal"),
     Event.AUDIT_LOST: ("count", "commands", "since", "until"),
     Event.AUDIT_ROTATE_FAILED: ("file", "size", "error"),
-    Event.AUDIT_SEALED: ("epoch", "key", "mac", "sealedSeq", "sealedHash"),
+    Event.AUDIT_DROPPED: ("file", "firstSeq", "lastSeq", "lastHash", "bytes"),
+    Event.AUDIT_SEALED: ("epoch", "key", "mac", "sealedSeq", "sealedHash", "sealedAt"),
     Event.AUDIT_SEAL_FAILED: ("file", "error"),
     Event.AUDIT_SINK_LOST: ("sink", "count", "since", "until", "error"),
 }

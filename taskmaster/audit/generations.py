@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import pwd
 import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -159,18 +161,17 @@ def backup_numbers(path: Path) -> list[int]:
     )
 
 
-def shift(path: Path, backups: int) -> None:
+def shift(path: Path, dropped: Collection[int]) -> None:
     """Make way for a new current file: ``.1`` becomes ``.2`` and so on, the current one ``.1``.
 
     Numbers only grow with age, whatever happens: files move up from the oldest, and only as far as the
-    first gap, which is what a crash between two renames leaves. So nothing is overwritten but, when
-    all ``backups`` numbers are taken, the oldest. Raises OSError.
+    first gap, which is what a crash between two renames leaves. So nothing is ever overwritten; the
+    backups of the numbers in ``dropped`` are deleted. Raises OSError.
     """
-    numbers = backup_numbers(path)
-    for number in reversed(numbers):
-        if number > backups:  # left from a time when more were kept
-            backup(path, number).unlink(missing_ok=True)
-    gap = next((n for n in range(1, backups + 1) if n not in numbers), backups)
+    for number in dropped:
+        backup(path, number).unlink(missing_ok=True)
+    numbers = set(backup_numbers(path)) - set(dropped)
+    gap = next(number for number in itertools.count(1) if number not in numbers)
     for number in range(gap, 1, -1):
         os.rename(backup(path, number - 1), backup(path, number))
     os.rename(path, backup(path, 1))

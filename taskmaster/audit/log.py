@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from taskmaster.audit import generations, pages
+from taskmaster.audit import generations, pages, retention
 from taskmaster.audit.backlog import Backlog, Lost
 from taskmaster.audit.events import Event
 from taskmaster.audit.rendering import Form, Rendered, Renderer, milliseconds
@@ -48,7 +48,7 @@ class AuditLog:
     ``max_bytes``: a file is rotated before it grows over this. ``backups``: so many older files are
     kept. With 0 for either, the file is never rotated. ``wall_clock``: seconds since 1970, UTC.
     ``seal``: where the sealing key is, if there is one. ``sink``: gets every record, too. ``open_log``: what
-    opens the file and locks it.
+    opens the file and locks it. ``keep_s``: how old its last record has to be before a file is deleted.
 
     Raises FileError where what is at ``path`` can never be a log, or what is at ``seal`` no sealing key; Held
     where another process writes the log. A disk that is full or read-only raises nothing: ``error`` tells,
@@ -65,6 +65,7 @@ class AuditLog:
         seal: Path | None = None,
         sink: Sink | None = None,
         open_log: Callable[[Path], int] = generations.open_log,
+        keep_s: float = 0.0,
     ) -> None:
         self.path = path
         #: Where the sealing key is, and whether there was one when last looked for.
@@ -81,6 +82,8 @@ class AuditLog:
         self.error: OSError | None = None
         self._rotates_at = max_bytes if max_bytes > 0 and backups > 0 else None
         self._backups = backups
+        self._keep_s = keep_s
+        self._wall_clock = wall_clock
         self._renderer = Renderer(wall_clock)
         self._backlog = Backlog()
         self._lost = Lost()
@@ -94,6 +97,8 @@ class AuditLog:
         self._probing = False
         self._may_rotate = True
         self._rotation_failing = False
+        #: Bytes by which the file may be over its size: what tells of a rotation must not be cause for another.
+        self._slack = 0
         if self.look_for_seal() and seal is not None:
             self._unwritten_seal = _last_seal(seal)
         try:
@@ -226,7 +231,7 @@ class AuditLog:
         if not self.flush(durable=True) or len(self._backlog):
             return False
         # First the key, then the record: who dies in between finds the seal with the key (sealstate.py).
-        seal = SealFile(self.seal_path).seal(*self.head)
+        seal = SealFile(self.seal_path).seal(*self.head, self._renderer.timestamp())
         self._put_own(Event.AUDIT_SEALED, **msgspec.structs.asdict(seal))
         self.flush(durable=True)
         return True
@@ -343,15 +348,17 @@ class AuditLog:
             if not self._backlog:
                 return
 
-    def _put_own(self, event: Event, **fields: object) -> None:
-        self._backlog.put(self._renderer.render(event, fields))
+    def _put_own(self, event: Event, **fields: object) -> int:
+        rendered = self._renderer.render(event, fields)
+        self._backlog.put(rendered)
+        return len(rendered[0]) + GAPS_BYTES
 
     def _write_some(self) -> None:
         if self._is_rotation_due():
             self._rotate()
         room = _BATCH_BYTES
         if self._rotates_at is not None and self._may_rotate:
-            room = min(room, self._rotates_at - self._size)
+            room = min(room, self._rotates_at + self._slack - self._size)
         # After a failure one line probes the disk, so that trying again stays cheap.
         block = self._backlog.block(0 if self._probing else room)
         try:
@@ -407,13 +414,15 @@ class AuditLog:
             and self._may_rotate
             and self._backlog.torn == 0
             and self._size > 0
-            and self._size + self._backlog.next_bytes() > self._rotates_at
+            and self._size + self._backlog.next_bytes() > self._rotates_at + self._slack
         )
 
     def _rotate(self) -> None:
         self._sync()
         try:
-            generations.shift(self.path, self._backups)
+            numbers = retention.due(self.path, self._backups, self._keep_s, self._wall_clock())
+            dropped = [retention.about(generations.backup(self.path, number)) for number in numbers]
+            generations.shift(self.path, numbers)
         except OSError as error:
             if error.errno in _BUGS:
                 raise
@@ -429,7 +438,16 @@ class AuditLog:
             return
         self._rotation_failing = False
         self._let_go()
+        # A line that is longer than a whole file may be had no room from the start.
+        self._slack = max(0, self._backlog.next_bytes() - (self._rotates_at or 0))
+        for one in dropped:
+            self._slack += self._put_own(Event.AUDIT_DROPPED, **one._asdict())
         self._open()
+        if self.is_sealing:
+            # Once the files before are gone, this shows with which seal they ended (evidence/beginning.py).
+            self._slack += self._put_own(
+                Event.AUDIT_ROTATED, file=str(self.path), seal=self._seal_before()
+            )
 
     # Opening
 
@@ -453,9 +471,21 @@ class AuditLog:
             self._sync_failed = False
             self._let_go()
             self._put_own(
-                Event.AUDIT_REOPENED, file=str(self.path), previousInode=self._identity[1]
+                Event.AUDIT_REOPENED,
+                file=str(self.path),
+                previousInode=self._identity[1],
+                **({"seal": self._seal_before()} if self.is_sealing else {}),
             )
         self._open()
+
+    def _seal_before(self) -> dict[str, object] | None:
+        """The last seal that was made; None where there is none, or the key cannot be read now."""
+        assert self.seal_path is not None
+        try:
+            seal = SealFile(self.seal_path).last()
+        except (FileError, OSError):  # the next seal says what is wrong with it
+            return None
+        return None if seal is None else msgspec.structs.asdict(seal)
 
     def _let_go(self) -> None:
         os.close(self._fd)

@@ -49,13 +49,16 @@ class SealFile:
         finally:
             os.close(fd)
 
-    def seal(self, seq: int, last_hash: str) -> Seal:
-        """Seal a log that ends with record ``seq`` of that hash, and evolve the key; the old one is gone then."""
+    def seal(self, seq: int, last_hash: str, at: str) -> Seal:
+        """Seal a log that ends with record ``seq`` of that hash, and evolve the key; the old one is gone then.
+
+        ``at``: the time now, as records have it.
+        """
         self._erase_new()
         fd = self._open()
         try:
             state, size = self._read(fd)
-            after = sealstate.sealed(state, seq, last_hash)
+            after = sealstate.sealed(state, seq, last_hash, at)
             self._write_new(sealstate.encode(after))
             os.rename(self._new, self.path)
             generations.sync_directory(self.path)

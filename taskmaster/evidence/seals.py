@@ -32,6 +32,7 @@ class SealFields(msgspec.Struct):
     mac: str
     sealedSeq: Number  # noqa: N815
     sealedHash: str  # noqa: N815
+    sealedAt: str = ""  # noqa: N815
 
 
 decode_seal: Final = msgspec.json.Decoder(SealFields).decode
@@ -72,9 +73,18 @@ def key_name(seed: bytes) -> str:
     return _mac(seed, b"taskmaster audit: name of the key").hex()[:16]
 
 
-def seal_mac(key: bytes | bytearray, name: str, epoch: int, seq: int, last_hash: str) -> str:
-    """The MAC of a seal: the key of its epoch, over what it says."""
-    content = {"epoch": epoch, "key": name, "sealedHash": last_hash, "sealedSeq": seq}
+def seal_mac(
+    key: bytes | bytearray, name: str, epoch: int, seq: int, last_hash: str, at: str = ""
+) -> str:
+    """The MAC of a seal: the key of its epoch, over what it says. ``at``: when it was made; "" in older logs."""
+    content: dict[str, object] = {
+        "epoch": epoch,
+        "key": name,
+        "sealedHash": last_hash,
+        "sealedSeq": seq,
+    }
+    if at:
+        content["sealedAt"] = at
     return _mac(_mac(key, b"taskmaster audit: key of a seal"), canonical(content)).hex()
 
 

@@ -28,6 +28,7 @@ class Seal(msgspec.Struct, frozen=True):
     mac: _Hash
     sealedHash: _Hash  # noqa: N815
     sealedSeq: Number  # noqa: N815
+    sealedAt: Annotated[str, msgspec.Meta(max_length=64)] = ""  # noqa: N815
 
 
 class SealState(msgspec.Struct, frozen=True):
@@ -45,11 +46,11 @@ def begin(seed: bytes) -> SealState:
     return SealState(1, key_name(seed), 0, first_key(seed).hex())
 
 
-def sealed(state: SealState, seq: int, last_hash: str) -> SealState:
-    """The state after a seal (its ``last``) over a log that ends with record ``seq``."""
+def sealed(state: SealState, seq: int, last_hash: str, at: str = "") -> SealState:
+    """The state after a seal (its ``last``) over a log that ends with record ``seq``; ``at``: the time now."""
     key = bytes.fromhex(state.key)
-    mac = seal_mac(key, state.name, state.epoch, seq, last_hash)
-    seal = Seal(state.epoch, state.name, mac, last_hash, seq)
+    mac = seal_mac(key, state.name, state.epoch, seq, last_hash, at)
+    seal = Seal(state.epoch, state.name, mac, last_hash, seq, at)
     return SealState(1, state.name, state.epoch + 1, next_key(key).hex(), seal)
 
 

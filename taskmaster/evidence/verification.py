@@ -6,15 +6,16 @@ hostile: whoever may write the log may have written it to mislead this.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from taskmaster.evidence.anomaly import Anomaly, Finding, Kind, Place, Standing
+from taskmaster.evidence.beginning import Beginning, is_made_with
 from taskmaster.evidence.chain import NOTHING, Link, Number, link_of
-from taskmaster.evidence.seals import Foreign, Keys, Sealed, SealFields, decode_seal, seal_mac
+from taskmaster.evidence.seals import Foreign, Keys, Sealed, decode_seal
+from taskmaster.evidence.spans import Spans
 
 SEALED: Final = "audit.sealed"
 REPAIRED: Final = "audit.repaired"
@@ -36,9 +37,14 @@ _decode_repair: Final = msgspec.json.Decoder(_Repair).decode
 
 
 class Verification:
-    """``keys``: of the verification keys that there are. ``heads``: hashes that records must have, by number."""
+    """``keys``: of the verification keys that there are. ``heads``: hashes that records must have, by number.
 
-    def __init__(self, keys: Sequence[Keys], heads: dict[int, str]) -> None:
+    ``seal_s``: how long an epoch may last, seconds; None where that is not known.
+    """
+
+    def __init__(
+        self, keys: Sequence[Keys], heads: dict[int, str], seal_s: float | None = None
+    ) -> None:
         self._keys = {one.name: one for one in keys}
         self._heads = heads
         self._missing = dict(heads)
@@ -64,6 +70,11 @@ class Verification:
         self.checked = 0
         self.proving: set[str] = set()
         self.first_epoch: int | None = None
+        #: The last epoch by the name of its key, of all seals, checked or not.
+        self.last_epochs: dict[str, int] = {}
+        self.spans = Spans(seal_s)
+        self._beginning = Beginning(self._keys, _MAX_EPOCH)
+        self._looks_at_beginning = bool(keys)
 
     def feed(self, line: bytes, file: str, number: int, left_out: int = 0) -> None:
         """The next line, with its line end; so many bytes of one too long to be a record were left out."""
@@ -191,10 +202,14 @@ class Verification:
                     "changed, and all hashes behind that made anew",
                 )
                 return
+        if self._looks_at_beginning:
+            self._beginning.look(line, link)
         if link.event == SEALED:
             self._seal(line, link, place)
             if self._found is not None:
                 return
+        else:
+            self.spans.record(link.seq, link.timestamp)
         self.last = Standing(link, place)
         if self.first is None:
             self.first = self.last
@@ -215,6 +230,7 @@ class Verification:
             return
         name = seal.key if len(self.seals) < _MAX_KEYS or seal.key in self.seals else "others"
         self.seals[name] = self.seals.get(name, 0) + 1
+        self.last_epochs[name] = seal.epoch
         covers = (seal.sealedSeq, seal.sealedHash)
         if last is not None and covers != (last.link.seq, last.link.hash):
             if seal.sealedSeq > last.link.seq:
@@ -243,21 +259,20 @@ class Verification:
         elif before is not None and seal.epoch != before + 1:
             back = "epochs never go back" if seal.epoch <= before else "seals were taken out"
             self._bad_seal(link, place, f"epoch {seal.epoch} after epoch {before}: {back}")
-        elif not hmac.compare_digest(self._mac(keys, seal), seal.mac.encode()):
+        elif not is_made_with(keys, seal):
             self._bad_seal(link, place, "it was not made with the sealing key of its epoch")
         else:
             self._epochs[seal.key] = seal.epoch
             self.checked += 1
             self.proving.add(seal.key)
+            self.spans.sealed(seal.epoch)
+            if self._looks_at_beginning:
+                self._looks_at_beginning = False
+                self._beginning.sealed(seal)
             if self.first_epoch is None:
                 self.first_epoch = seal.epoch
             if last is not None:
                 self.sealed = Sealed(last.link.seq, last.link.timestamp, seal.epoch)
-
-    @staticmethod
-    def _mac(keys: Keys, seal: SealFields) -> bytes:
-        key = keys.of(seal.epoch)
-        return seal_mac(key, seal.key, seal.epoch, seal.sealedSeq, seal.sealedHash).encode()
 
     def _bad_seal(self, link: Link, place: Place, why: str) -> None:
         first = self.first.link.seq if self.first is not None else link.seq
@@ -271,6 +286,14 @@ class Verification:
         )
 
     # the end ----------------------------------------------------------------------------------------
+
+    def doubt(self) -> str:
+        """Why what is before the first seal is not proved; "" where it is. Only once every line was fed."""
+        if self.first is None:
+            return ""
+        begin = self.unchained_first or self.first.link
+        right = {seq: digest for seq, digest in self._heads.items() if seq not in self._missing}
+        return self._beginning.doubt(begin.seq, right)
 
     def finding(self) -> Finding | None:
         """The first thing that is wrong, None when all is well. Only once every line was fed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -104,11 +105,55 @@ def test_rotation_keeps_size_and_number_of_files(
     log = make_log(max_bytes=1000, backups=3)
     fill(log, 60)
     assert generations.backup_numbers(path) == [1, 2, 3]
-    assert all(file.stat().st_size <= 1000 for file in path.parent.iterdir())
+    # The record of what was deleted comes on top.
+    assert all(file.stat().st_size <= 1000 + 600 for file in path.parent.iterdir())
     found = list(read_records(path))
     numbers = [record["seq"] for record in found]
-    assert numbers == list(range(numbers[0], 61))
+    assert numbers == list(range(numbers[0], log.seq + 1))
     assert numbers[0] > 1
+
+
+def test_what_is_deleted_is_told(make_log: MakeLog, path: Path) -> None:
+    """Each file that goes leaves a record of its first and last one, which fits to what is left."""
+    log = make_log(max_bytes=1000, backups=3)
+    fill(log, 60)
+    found = list(read_records(path))
+    told = [one for one in found if one["event"] == "audit.dropped"]
+    assert told
+    for before, after in itertools.pairwise(told):
+        assert after["firstSeq"] == before["lastSeq"] + 1
+    newest = told[-1]
+    assert newest["lastSeq"] + 1 == found[0]["seq"]
+    assert newest["lastHash"] == found[0]["prev"]
+    assert newest["file"] == f"{path}.3"
+
+
+def test_the_floor_under_the_past(make_log: MakeLog, path: Path) -> None:
+    """No file goes whose last record is younger than what is kept, however many there are; older ones do."""
+    log = make_log(max_bytes=1000, backups=2, keep_s=86_400.0)
+    fill(log, 60)
+    assert len(generations.backup_numbers(path)) > 5
+    assert next(iter(read_records(path)))["seq"] == 1
+    old = generations.backup_numbers(path)[-2:]
+    for number in old:
+        os.utime(generations.backup(path, number), (0, 0))
+    before = len(generations.backup_numbers(path))
+    fill(log, 10)
+    numbers = generations.backup_numbers(path)
+    assert len(numbers) < before + 3
+    assert min(generations.backup(path, number).stat().st_mtime for number in numbers) > 0
+    records = list(read_records(path))
+    assert [one["event"] for one in records].count("audit.dropped") == 2
+    assert [one["seq"] for one in records] == list(range(records[0]["seq"], log.seq + 1))
+
+
+@pytest.mark.parametrize("max_bytes", [1, 50, 300, 700])
+def test_tiny_files(make_log: MakeLog, path: Path, max_bytes: int) -> None:
+    """What tells of a rotation is no cause for another, be the files ever so small."""
+    log = make_log(max_bytes=max_bytes, backups=1)
+    fill(log, 20)
+    assert log.writable
+    assert log.seq < 60
 
 
 def test_one_flush_of_more_than_a_file(make_log: MakeLog, path: Path, records: Records) -> None:

@@ -251,3 +251,54 @@ def test_an_endless_line_and_a_log_without_records(run: Run, tmp_path: Path) -> 
     status, _, err = run("verify", path)
     assert status == 1
     assert "line 1: a record was changed: the line is no record any more" in err
+
+
+@pytest.fixture
+def own(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
+    """The log of this user's daemon, sealed three times, and its verification key."""
+    config = tmp_path / "config.json"
+    config.write_text('{"logDirectory": "log"}')
+    monkeypatch.setenv("TASKMASTER_CONFIG", str(config))
+    (tmp_path / "log").mkdir()
+    path, seal = tmp_path / "log/audit.jsonl", tmp_path / "log/audit.seal"
+    _, out, _ = run("keygen")
+    key = KEY.search(out)
+    assert key
+    for _ in range(3):
+        written(path, 5, seal=seal)
+    return path, key[1]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 7, 12])
+def test_an_end_cut_off_with_its_seals(run: Run, own: tuple[Path, str], cut: int) -> None:
+    """A sealing key that can be read tells how many seals it has made; only the last may be missing."""
+    path, key = own
+    assert run("verify", "--key", key)[0] == 0
+    lines = lines_of(path)
+    path.write_bytes(b"".join(lines[:-cut]))
+    status, _, err = run("verify", "--key", key)
+    if cut == 1:
+        assert (status, err) == (0, ""), "as if the daemon had been killed before it wrote the seal"
+    else:
+        assert status == 1
+        assert "the end was cut off: the sealing key has made the seal of epoch 2" in err
+    path.with_name("audit.seal").unlink()
+    assert run("verify", "--key", key)[0] == 0, "nobody can tell without it"
+
+
+def test_a_beginning_that_nothing_proves(run: Run, own: tuple[Path, str]) -> None:
+    """It is said, in words and in JSON, with exit status 1; a head behind the first seal proves it."""
+    path, key = own
+    lines = lines_of(path)
+    path.write_bytes(b"".join(lines[8:]))
+    status, out, err = run("verify", "--key", key)
+    assert status == 1
+    assert "unproved: nothing here shows that the seal of epoch 0 came just before record 9" in err
+    assert out.startswith("not proved: ")
+    status, out, _ = run("verify", "--json", "--key", key)
+    document = json.loads(out)
+    assert (status, document["good"], document["finding"]) == (1, False, None)
+    assert "epoch 1" in document["unproved"]
+    head = json.loads(lines[-1])
+    assert run("verify", "--key", key, "--head", f"{head['seq']}:{head['hash']}")[0] == 0
+    assert run("verify")[0] == 0, "without a key nothing is claimed"

@@ -74,10 +74,14 @@ def rechained(lines: Sequence[bytes]) -> list[bytes]:
 
 
 def verify(
-    lines: Iterable[bytes], *, seed: bytes | None = None, heads: dict[int, str] | None = None
+    lines: Iterable[bytes],
+    *,
+    seed: bytes | None = None,
+    heads: dict[int, str] | None = None,
+    seal_s: float | None = None,
 ) -> tuple[Finding | None, Verification]:
     """What the verification finds in the lines of one file."""
-    seen = Verification([] if seed is None else [Keys(seed)], heads or {})
+    seen = Verification([] if seed is None else [Keys(seed)], heads or {}, seal_s)
     # What was a line end may be none any more, and the other way round.
     for number, line in enumerate(b"".join(lines).splitlines(keepends=True), 1):
         seen.feed(line, "audit.jsonl", number)

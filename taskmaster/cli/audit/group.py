@@ -223,6 +223,13 @@ def _client(settings: options.Settings) -> Iterator[Client]:
         multiple=True,
         help="A record that the log must still hold.",
     ),
+    click.option(
+        "--seal-seconds",
+        "seal_s",
+        type=click.FloatRange(0, min_open=True),
+        metavar="S",
+        help="How long an epoch may last (auditSealSeconds of the daemon).",
+    ),
     click.argument("files", metavar="[FILE]...", nargs=-1),
 )
 def verify(
@@ -230,6 +237,7 @@ def verify(
     keys: tuple[str, ...],
     key_files: tuple[str, ...],
     heads: Sequence[str],
+    seal_s: float | None,
     files: Sequence[str],
 ) -> int:
     """Prove that no record was changed, removed or added."""
@@ -240,7 +248,9 @@ def verify(
 
         with _client(settings) as client:
             files = [remote.log_path(client)]
-    return verify.run(files, keys=keys, key_files=key_files, heads=heads, as_json=settings.as_json)
+    return verify.run(
+        files, keys=keys, key_files=key_files, heads=heads, as_json=settings.as_json, seal_s=seal_s
+    )
 
 
 @command(

@@ -6,19 +6,24 @@ import gc
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from taskmaster.cli import screen
 from taskmaster.cli.audit import logfiles
 from taskmaster.errors import FileError, InvalidQuery
-from taskmaster.evidence.anomaly import Finding
+from taskmaster.evidence import sealstate
+from taskmaster.evidence.anomaly import Finding, Kind
 from taskmaster.evidence.chain import NOTHING
 from taskmaster.evidence.seals import Keys, MistypedKey, read_key
+from taskmaster.evidence.sealstate import Seal
 from taskmaster.evidence.verification import Verification
 
 EXIT_NOT_AS_WRITTEN = 1
 _HEAD = re.compile(r"([1-9][0-9]{0,15}):([0-9a-fA-F]{64})", re.ASCII)
 _KEY_FILE_BYTES = 4096
+#: auditSealSeconds where nobody says another.
+_SEAL_S = 900.0
 
 
 def run(
@@ -28,22 +33,30 @@ def run(
     key_files: Sequence[str],
     heads: Sequence[str],
     as_json: bool,
+    seal_s: float | None = None,
 ) -> int:
     """Verify ``files``, the daemon's own log without any; returns the exit status.
+
+    ``seal_s``: auditSealSeconds of the daemon that wrote it; None: of this user's, or the default.
 
     Raises InvalidQuery for a head or key that cannot be one, FileError for a file that cannot be read.
     """
     of_keys = [_key("--key", key) for key in keys] + [_key_in(file) for file in key_files]
     wanted = dict(_head(text) for text in heads)
+    made: Seal | None = None
     if not files:
         from taskmaster.cli.audit import where
 
-        files = [str(where.log_path())]
+        config = where.configuration()
+        files = [str(config.audit_file)]
+        seal_s = config.audit_seal_s if seal_s is None else seal_s
+        # Before the log is read: what is sealed meanwhile is in the log, then.
+        made = _last_seal(config.audit_seal_file)
     opened = logfiles.open_all([os.path.normpath(file) for file in files])
     gc.enable()  # taskmasterctl begins without it; this may take a while
-    seen = Verification(of_keys, wanted)
+    seen = Verification(of_keys, wanted, _SEAL_S if seal_s is None else seal_s)
     torn = _read(opened, seen)
-    finding = seen.finding()
+    finding = seen.finding() or _cut_with_its_seals(seen, made)
     paths = [one.path for one in opened]
     unproved = "" if finding is not None else _unproved(seen, of_keys)
     document = _document(seen, finding, paths, torn) | ({"good": False} if unproved else {})
@@ -52,6 +65,34 @@ def run(
     else:
         _tell(seen, finding, paths, torn=torn, keys=of_keys, unproved=unproved)
     return EXIT_NOT_AS_WRITTEN if finding is not None or unproved else 0
+
+
+def _last_seal(path: Path | None) -> Seal | None:
+    """The last seal that the sealing key has made; None where this user cannot see that."""
+    try:
+        return (
+            None
+            if path is None
+            else sealstate.decode(path.read_bytes()[: sealstate.MAX_BYTES]).last
+        )
+    except (OSError, ValueError):  # ENOENT, EACCES: root's and the daemon's own to read
+        return None
+
+
+def _cut_with_its_seals(seen: Verification, made: Seal | None) -> Finding | None:
+    """Whether seals that were made are not in the log: a key is evolved by nothing but a seal."""
+    last = seen.last
+    if made is None or last is None or seen.last_epochs.get(made.key, -1) >= made.epoch:
+        return None
+    if (made.sealedSeq, made.sealedHash) == (last.link.seq, last.link.hash):
+        return None  # the daemon was killed before it wrote it; the next one does
+    return Finding(
+        Kind.CUT,
+        last.link.seq + 1,
+        last.place,
+        f"the end was cut off: the sealing key has made the seal of epoch {made.epoch}, over record "
+        f"{made.sealedSeq}, and that is not in the log",
+    )
 
 
 def _key_in(path: str) -> Keys:
@@ -112,7 +153,13 @@ def _unproved(seen: Verification, keys: Sequence[Keys]) -> str:
             return f"the key given (it is called {one.name}) proves nothing: {made}"
     foreign, sealed, last = seen.foreign, seen.sealed, seen.last
     if foreign is None or last is None:
-        return ""
+        doubt = seen.doubt()
+        if not doubt:
+            return ""
+        return (
+            f"unproved: {doubt}. Give a head that was kept elsewhere (--head SEQ:HASH, the daemon sends them to "
+            "syslog), or the files before"
+        )
     said = (
         f"record {foreign.seq}, of {foreign.timestamp}, is a seal of another key ({foreign.key}), "
         "which may be anybody's"
@@ -205,10 +252,26 @@ def _notes(seen: Verification, torn: str) -> list[str]:
             f"lines that are no records: {seen.accounted}, each found and recorded by taskmasterd "
             "(audit.repaired)"
         )
+    notes += _of_times(seen)
     if torn:
         notes.append(
             f"{torn} has no end: it is being written, or its writer was killed; not counted"
         )
+    return notes
+
+
+def _of_times(seen: Verification) -> list[str]:
+    spans, notes = seen.spans, []
+    for long in spans.long:
+        notes.append(
+            f"epoch {long.epoch} spans {long.seconds:.0f} s, records {long.first} to {long.last}, longer than "
+            "auditSealSeconds allows: the daemon did not run, or somebody had time to write them"
+        )
+    if spans.long_count > len(spans.long):
+        notes.append(f"{spans.long_count - len(spans.long)} more epochs span too long")
+    if spans.back_at is not None:
+        times = "once" if spans.back_count == 1 else f"{spans.back_count} times, first"
+        notes.append(f"the clock was set back {times} at record {spans.back_at}")
     return notes
 
 
@@ -252,5 +315,7 @@ def _summary(seen: Verification) -> dict[str, Any]:
         "linesAccountedFor": seen.accounted,
         "seals": seen.seals,
         "sealsChecked": seen.checked,
+        "longEpochs": [one._asdict() for one in seen.spans.long],
+        "clockSetBackAt": seen.spans.back_at,
         "sealed": None if seen.sealed is None else dict(seen.sealed._asdict()),
     }

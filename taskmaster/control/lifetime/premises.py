@@ -24,6 +24,7 @@ from taskmaster.control.statedir import StateDirectory
 from taskmaster.control.status import timestamp
 from taskmaster.errors import FileError
 
+_DAY_S: Final = 86_400.0
 _WANTED: Final = "a folder, or room to make one"
 
 
@@ -52,6 +53,7 @@ def opened(config: DaemonConfig, handed: HandOver | None, say: Say) -> Premises:
         backups=config.audit_backups,
         seal=config.audit_seal_file,
         sink=sink,
+        keep_s=config.audit_keep_days * _DAY_S,
     )
     store = JobStore(
         config.config_directory, os.geteuid(), history_max_bytes=config.history_max_bytes
