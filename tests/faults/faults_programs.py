@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from running import ROOT, Daemon, wait_for
+from running import ROOT, Client, Daemon, query, wait_for
 
 
 class Program:
@@ -48,3 +48,15 @@ class Program:
         while self._kept:
             path, text = self._kept.popitem()
             path.write_text(text)
+
+
+def is_held(daemon: Daemon) -> bool:
+    """Whether an upgrade has passed its trial and waits for somebody: nothing that changes something is begun."""
+    with Client(daemon.socket) as client:
+        client.send(query("reload", "web"))
+        client.socket.settimeout(0.2)
+        try:
+            client.reply()
+        except TimeoutError:
+            return True
+        return False

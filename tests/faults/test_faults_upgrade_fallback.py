@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from faults_programs import Program
+from faults_programs import Program, is_held
 from running import Client, Daemon, process_start, query, wait_for
 
 START = "        loop = self._loop\n"
@@ -136,7 +136,7 @@ def test_a_configuration_that_changes_after_the_trial(
         waiting.send(query("status", "slow", wait=600))
         client.send(query("upgrade"))
         # What changes something waits: the trial is over.
-        wait_for(lambda: _is_held(daemon))
+        wait_for(lambda: is_held(daemon))
         daemon.configure(stateDirectory="another")
         reply = client.reply()
         assert reply["response"] == "fail"
@@ -153,17 +153,6 @@ def _begin(daemon: Daemon) -> list[int]:
     daemon.wait_state("web", "RUNNING")
     daemon.wait_state("slow", "STARTING")
     return daemon.pids("web")
-
-
-def _is_held(daemon: Daemon) -> bool:
-    with Client(daemon.socket) as client:
-        client.send(query("reload", "web"))
-        client.socket.settimeout(0.2)
-        try:
-            client.reply()
-        except TimeoutError:
-            return True
-        return False
 
 
 def test_neither_can_start(make_daemon: Callable[..., Daemon], tmp_path) -> None:
@@ -206,7 +195,7 @@ def test_the_interpreter_goes_between_trial_and_exec(
     with Client(daemon.socket) as waiting, Client(daemon.socket) as client:
         waiting.send(query("status", "slow", wait=600))
         client.send(query("upgrade"))
-        wait_for(lambda: _is_held(daemon))
+        wait_for(lambda: is_held(daemon))
         program.python.rename(tmp_path / "away")
         assert "cannot be executed" in client.reply()["error"]
     (tmp_path / "away").rename(program.python)
