@@ -38,7 +38,9 @@ from taskmaster.wire import replies
 _TRIAL_S: Final = 30.0
 #: How long commands that were read before may take to be answered; who still waits then is told why.
 _DRAIN_S: Final = 5.0
+#: How much of what it says is kept, the end of it; and all that a pipe holds.
 _SAID_BYTES: Final = 4096
+_PIPE_BYTES: Final = 65536
 _NOT_BEGUN: Final = "taskmasterd is being upgraded; this was not begun. Ask again."
 _GOES_ON: Final = "taskmasterd is being upgraded; what was begun goes on, status tells how far."
 
@@ -239,7 +241,7 @@ class _Trial:
 
     def _readable(self) -> None:
         try:
-            data = os.read(self._trial.output, _SAID_BYTES)
+            data = os.read(self._trial.output, _PIPE_BYTES)
         except BlockingIOError:
             return
         self._said = (self._said + data)[-_SAID_BYTES:]
