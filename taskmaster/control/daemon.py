@@ -34,6 +34,7 @@ from taskmaster.control.lifetime.life import Life
 from taskmaster.control.lifetime.parts import Parts
 from taskmaster.control.lifetime.premises import Premises
 from taskmaster.control.lifetime.upgrade import Upgrade
+from taskmaster.control.outputs import Outputs
 from taskmaster.control.peers import user_name
 from taskmaster.control.port import Port
 from taskmaster.control.probes import Refused
@@ -111,6 +112,11 @@ class Daemon:
             config.base,
             self._audit,
             self._say,
+            outputs=Outputs(
+                config,
+                self._supervisor.jobs,
+                lambda name: self._store.stamp(name) is not None,
+            ),
         )
         rejections = Rejections(self._loop, self._audit, self._say.connection)
         shares = Shares(

@@ -17,6 +17,7 @@ from taskmaster.config import history, jobfile
 from taskmaster.config.store import JobStore
 from taskmaster.control.answers import Done, failed, refusing
 from taskmaster.control.job import Job
+from taskmaster.control.outputs import Outputs
 from taskmaster.control.removals import Removal, Removals
 from taskmaster.control.removing import Removing
 from taskmaster.control.say import Say
@@ -59,7 +60,8 @@ class Definition(msgspec.Struct, frozen=True):
 
 
 class Definitions:
-    """The job directory ``store``, in force for ``supervisor``; ``base``: where a relative ``dir`` starts."""
+    """The job directory ``store``, in force for ``supervisor``; ``base``: where a relative ``dir`` starts;
+    ``outputs``: which output files are whose."""
 
     def __init__(
         self,
@@ -70,8 +72,11 @@ class Definitions:
         base: Path,
         audit: AuditLog,
         say: Say,
+        *,
+        outputs: Outputs,
     ) -> None:
         self._stops = stops
+        self._outputs = outputs
         self._supervisor = supervisor
         self._store = store
         self.versions = Versions(supervisor.jobs, store)
@@ -133,6 +138,7 @@ class Definitions:
         if job is not None and job.spec is not None and job.sha256 == digest and not job.problem:
             return Definition(job.spec, digest, stamp)  # the bytes in force mean what is in force
         spec = jobfile.parse_job(name, data, self._base)
+        self._outputs.check(spec)
         self._note(name, data, who)
         return Definition(spec, digest, stamp)
 
@@ -284,9 +290,15 @@ class Definitions:
     def push(self, name: str | None, data: bytes, change: Change, done: Done) -> None:
         """Validate, store, apply. Raises InvalidJobName, FileError, NotPermitted where nothing was touched."""
         checked = names.checked(name or "")
-        change.permit(jobfile.parse_job(checked, data, self._base))
+        self._permitted(checked, data, change)
         job = self._supervisor.jobs.get(checked) or self._supervisor.add(checked)
         job.run(lambda: self._push(job, data, change, done), refusing(done))
+
+    def _permitted(self, name: str, data: bytes, change: Change) -> None:
+        """Raises FileError, and NotPermitted before anything is said about other jobs."""
+        spec = jobfile.parse_job(name, data, self._base)
+        change.permit(spec)
+        self._outputs.check(spec)
 
     def _push(self, job: Job, data: bytes, change: Change, done: Done) -> None:
         if self._supervisor.jobs.get(job.name) is not job:
@@ -329,14 +341,14 @@ class Definitions:
         ``chosen`` is told its bytes. Raises TaskmasterError where nothing was touched.
         """
         checked = names.checked(name or "")
-        change.permit(jobfile.parse_job(checked, self.versions.older(checked, which), self._base))
+        self._permitted(checked, self.versions.older(checked, which), change)
         job = self._supervisor.jobs.get(checked) or self._supervisor.add(checked)
 
         def roll_back() -> None:
             # Chosen when its turn has come: a push before it may have made another file current.
             try:
                 data = self.versions.older(checked, which)
-                change.permit(jobfile.parse_job(checked, data, self._base))
+                self._permitted(checked, data, change)
                 current = self._store.sha256(checked)
             except TaskmasterError as error:
                 done(failed(error))

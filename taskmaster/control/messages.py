@@ -47,7 +47,7 @@ def of(config: DaemonConfig) -> Messages | None:
     Raises FileError where ``logFile`` cannot be opened.
     """
     path = path_of(config)
-    standard = _leads_to(2, path)
+    standard = leads_to(2, path)
     if config.log_file is None and not standard:
         return None
     try:
@@ -63,7 +63,7 @@ def of(config: DaemonConfig) -> Messages | None:
         raise FileError("logFile", str(path), found, "a file that can be written to") from None
 
 
-def _leads_to(fd: int, path: Path) -> bool:
+def leads_to(fd: int, path: Path) -> bool:
     """Whether a descriptor leads to this file, under whatever name it has been put aside meanwhile."""
     try:
         found = os.readlink(f"/proc/self/fd/{fd}")

@@ -87,7 +87,10 @@ class Captures:
                 path = output_path(spec, stream, number)
                 if fifos.captured(spec, stream, number):
                     assert path is not None
-                    self._pump(number, stream, path, spec)
+                    try:
+                        self._pump(number, stream, path, spec).ready()
+                    except OSError as error:
+                        raise self._named(error, path) from None
                     ends.ends.append(fifos.name(number, stream))
                     continue
                 self._stop((number, stream))
@@ -109,7 +112,7 @@ class Captures:
             path = output_path(spec, stream, number)
             if path is not None and fifos.captured(spec, stream, number):
                 try:
-                    self._pump(number, stream, path, spec)
+                    self._pump(number, stream, path, spec).ready()
                 except OSError as error:
                     self._on_dropped(number, stream, 0, error)
 
@@ -146,7 +149,9 @@ class Captures:
             pump.close()
             del self._paths[key]
 
-    def _pump(self, number: int, stream: str, path: str, spec: JobSpec) -> None:
+    def _pump(self, number: int, stream: str, path: str, spec: JobSpec) -> Output:
+        """The pump of this stream. Its file may be one that cannot be opened yet: then output is dropped, not
+        left in the pipe, where the job would wait for it for ever."""
         key = (number, stream)
         pump = self._pumps.get(key)
         if pump is None:
@@ -166,18 +171,19 @@ class Captures:
                 lambda why: self._on_not_rotated(number, stream, why),
             )
         elif self._paths[key] != path:
-            pump.use(self._file(path, spec))
+            pump.use(self._opened(path, spec))
         self._paths[key] = path
         pump.max_bytes = spec.log_max_bytes
         pump.keep(spec.log_backups)
+        return pump
 
     def _file(self, path: str, spec: JobSpec) -> OutputFile:
-        file: OutputFile
         if path in INHERITED:
-            file = Inherited(INHERITED[path])
-        else:
-            folder, name = self._enter(path, spec)
-            file = LogFile(folder, name, lambda: self._enter(path, spec)[0])
+            return Inherited(INHERITED[path])
+        return LogFile(None, path.rpartition("/")[2], lambda: self._enter(path, spec))
+
+    def _opened(self, path: str, spec: JobSpec) -> OutputFile:
+        file = self._file(path, spec)
         try:
             file.open()
         except OSError as error:
@@ -188,9 +194,9 @@ class Captures:
     def _open_directly(self, path: str, spec: JobSpec) -> tuple[int, bool]:
         """The file, and whether it is to be given to the job's user: one that is ours, in the job's log folder
         or just made."""
-        folder, name = self._enter(path, spec)
+        folder = self._enter(path, spec)
         try:
-            fd = folder.open(name, _DIRECT_FLAGS)
+            fd = folder.open(path.rpartition("/")[2], _DIRECT_FLAGS)
         except OSError as error:
             raise self._named(error, path) from None
         finally:
@@ -202,15 +208,16 @@ class Captures:
         return fd, given and (is_new or not path.startswith("/"))
 
     def _named(self, error: OSError, path: str) -> OSError:
-        return OSError(error.errno, error.strerror, os.path.join(self._logs, path))
+        whole = error.filename if error.filename and "/" in error.filename else path
+        return OSError(error.errno, error.strerror, os.path.join(self._logs, whole))
 
-    def _enter(self, path: str, spec: JobSpec) -> tuple[Folder, str]:
-        """The file's folder, and its name. A relative one is below the job's log folder, which is made."""
+    def _enter(self, path: str, spec: JobSpec) -> Folder:
+        """The file's folder. That of a relative one is below the job's log folder, and is made."""
         if not path.startswith("/"):
-            *below, name = os.path.normpath(path).split("/")
-            return Folder(logfolder.enter(self._logs, below)), name
+            *below, _ = os.path.normpath(path).split("/")
+            return Folder(logfolder.enter(self._logs, below))
         folder, name = os.path.split(path)
-        return outputfolder.enter(folder, name, lambda: _rights(spec)), name
+        return outputfolder.enter(folder, name, lambda: _rights(spec))
 
 
 def _rights(spec: JobSpec) -> Rights | None:

@@ -31,15 +31,15 @@ _NO_LEASE: Final = frozenset(
 
 
 class LogFile:
-    """A file called ``name`` in ``folder``, which this object owns. ``reopen`` enters the folder anew where
-    somebody has removed it."""
+    """A file called ``name`` in ``folder``, which this object owns. ``reopen`` enters the folder where it is None,
+    and anew where somebody has removed it."""
 
     rotates = True
 
     def __init__(
-        self, folder: Folder, name: str, reopen: Callable[[], Folder] | None = None
+        self, folder: Folder | None, name: str, reopen: Callable[[], Folder] | None = None
     ) -> None:
-        self.folder = folder
+        self._folder = folder
         self._name = name
         self._reopen = reopen
         self.fd = -1
@@ -50,6 +50,14 @@ class LogFile:
         self._splices = True
         self._leased = False
         self._leases = True
+
+    @property
+    def folder(self) -> Folder:
+        """Where it is. Raises OSError where that cannot be entered."""
+        if self._folder is None:
+            assert self._reopen is not None
+            self._folder = self._reopen()
+        return self._folder
 
     # opening ---------------------------------------------------------------------------------------
 
@@ -62,7 +70,7 @@ class LogFile:
                 raise
             folder = self._reopen()
             self.folder.close()
-            self.folder = folder
+            self._folder = folder
             fd, appends = self._open()
         self._use(fd, appends)
 
@@ -253,4 +261,5 @@ class LogFile:
     def close(self) -> None:
         """Close everything."""
         self.close_file()
-        self.folder.close()
+        if self._folder is not None:
+            self._folder.close()

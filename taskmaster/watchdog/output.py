@@ -73,6 +73,11 @@ class Output:
         self._rotate_at = self._rotate_again_s = 0.0
         self._unread = False
 
+    def ready(self) -> None:
+        """Raises OSError where there is no file to write to."""
+        if self._file.fd < 0:
+            self._file.open()
+
     def keep(self, backups: int) -> None:
         """Keep so many generations from now on; those that are too many are deleted at once."""
         before, self.backups = self.backups, backups
