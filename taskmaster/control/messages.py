@@ -32,9 +32,9 @@ def path_of(config: DaemonConfig) -> Path:
     return config.log_file or config.log_directory / NAME
 
 
-def open_file(path: Path) -> int:
+def open_file(path: Path, flags: int = _FLAGS) -> int:
     """Open, or make, the file for appending. Raises OSError, also for what is no regular file."""
-    fd = os.open(path, _FLAGS, _MODE)
+    fd = os.open(path, flags, _MODE)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "is no regular file", str(path))
@@ -59,8 +59,23 @@ def of(config: DaemonConfig) -> Messages | None:
             standard=standard,
         )
     except OSError as error:
-        found = f"that it cannot be opened ({error.strerror})"
-        raise FileError("logFile", str(path), found, "a file that can be written to") from None
+        raise _unusable(path, error) from None
+
+
+def examine(config: DaemonConfig) -> None:
+    """Raises FileError where ``of`` would; nothing is made, and nothing written."""
+    path = config.log_file
+    if path is None or not os.path.lexists(path):
+        return
+    try:
+        os.close(open_file(path, _FLAGS & ~os.O_CREAT))
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> FileError:
+    found = f"that it cannot be opened ({error.strerror})"
+    return FileError("logFile", str(path), found, "a file that can be written to")
 
 
 def leads_to(fd: int, path: Path) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from running import Client, process_start, query, wait_for
@@ -123,3 +126,44 @@ def test_the_end_comes_between_a_watchdog_and_its_successor(make_daemon, after_s
     time.sleep(after_s)
     assert daemon.stop() == 0, daemon.messages.read_text()
     assert daemon.events("daemon.stopped")
+
+
+def test_one_upgrade_after_the_other(make_daemon, bystander):
+    """The next one comes while watchdogs are still being replaced: each job ends up with one, and ran through."""
+    daemon = make_daemon()
+    names = [f"j{number}" for number in range(20)]
+    for name in names:
+        daemon.job(name, ["sleep", "1000"])
+    other = bystander(daemon)
+    daemon.start()
+    other.begins()
+    for name in names:
+        daemon.wait_state(name, "RUNNING")
+    before = {name: daemon.pids(name) for name in names}
+    for _ in range(4):
+        assert daemon.ask("upgrade") == {"response": "success"}
+    for name in names:
+        daemon.wait_state(name, "RUNNING")
+    assert {name: daemon.pids(name) for name in names} == before
+    assert len(daemon.events("process.started")) == len(names) + 1
+    (pid,) = before["j19"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: daemon.pids("j19") not in ([], [pid]), "it is still watched")
+    wait_for(
+        lambda: len(watchdogs(daemon)) == len(names) + 1 and watchdogs(daemon),
+        "each job has one watchdog",
+    )
+
+
+def watchdogs(daemon):
+    """Pids of all watchdogs that there are."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            name = Path(f"/proc/{entry}/comm").read_text()
+            ppid = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1]
+        except (OSError, ValueError):
+            continue
+        if name.startswith("watchdog ") and int(ppid) == daemon.pid:
+            found.append(int(entry))
+    return found

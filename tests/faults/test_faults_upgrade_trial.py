@@ -139,6 +139,8 @@ STEPS: dict[str, tuple[Callable[[Site], Any], str]] = {
         "mode 0644",
     ),
     "sealing key: none": (lambda site: there(site.daemon.logs / "audit.seal"), "no sealing key"),
+    "messages: a folder": (with_there("x", folder=True, logFile="x"), "logFile"),
+    "messages: in a folder that is a file": (with_there("x", logFile="x/m"), "no folder"),
     "listener: a port that is taken": (port_taken, "port"),
     "listener: a socket in no folder": (configured(socket="nowhere/x.sock"), "socket"),
     "listener: a socket that is a file": (with_there("x", socket="x"), "no socket"),

@@ -18,6 +18,7 @@ from taskmaster.audit import AuditLog, Sink, examine
 from taskmaster.audit.sink import SOCKETS
 from taskmaster.config.daemon import DaemonConfig
 from taskmaster.config.store import JobStore
+from taskmaster.control import messages
 from taskmaster.control.handover import HandOver
 from taskmaster.control.say import Say
 from taskmaster.control.statedir import StateDirectory
@@ -66,6 +67,7 @@ def looked_at(config: DaemonConfig, handed: HandOver, say: Say) -> Premises:
     statedir = StateDirectory(config.state_directory, -1)
     for folder in _log_folders(config):
         _could_make(folder)
+    messages.examine(config)
     held = None if handed.holdings is None else handed.holdings.log
     sink = None if config.audit_sink is None else _sink(config, config.audit_sink, say)
     audit = AuditLog(
@@ -85,8 +87,8 @@ def _sink(config: DaemonConfig, kind: str, say: Say) -> Sink:
 
 
 def _log_folders(config: DaemonConfig) -> set[Path]:
-    messages = set() if config.log_file is None else {config.log_file.parent}
-    return {config.log_directory, config.audit_file.parent} | messages
+    folders = {config.log_directory, config.audit_file.parent}
+    return folders if config.log_file is None else folders | {config.log_file.parent}
 
 
 def _could_make(folder: Path) -> None:
