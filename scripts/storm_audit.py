@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 from storm_attack import USERS
 from storm_client import Command
 from storm_jobs import StormJob
-from storm_sabotage import MARK
 from storm_witness import Life
 
 if TYPE_CHECKING:
@@ -97,11 +96,6 @@ class Audit:
             event = record["event"]
             if event in _NEVER:
                 self.violations.append(f"audit log: {shown(record)}")
-            elif event == "daemon.upgrade_failed":
-                if MARK in record["error"]:
-                    self.allowed["upgrades to a program that could not start"] += 1
-                else:
-                    self.violations.append(f"audit log: {shown(record)}")
             elif event == "watchdog.lost" and record.get("exitCode") is not None:
                 self.violations.append(f"a watchdog ended by itself: {shown(record)}")
             elif event == "audit.repaired":

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from storm_client import Clients, Command
+from storm_client import Clients
 from storm_host import Host, Watchdog, send
 from storm_sabotage import STEPS, remove_state
 
@@ -236,21 +236,3 @@ class Faults:
         done = remove_state(self._host.state / "jobs", self._choice)
         if done is not None:
             self._note("removed", done[0], 0, done[1])
-
-
-def check_sabotage(commands: list[Command], faults: list[Fault]) -> list[str]:
-    """What is wrong with upgrades that could not succeed: whoever asked for one was told so."""
-    starts = [one.at for one in faults if one.kind == "started"]
-    violations = []
-    for fault in faults:
-        asked = [one for one in commands if one.client == SABOTEUR and one.sent >= fault.at]
-        if fault.kind != "sabotaged" or not asked:
-            continue
-        first = min(asked, key=lambda one: one.sent)
-        # What the storm starts meanwhile is started from a product that is whole, and may well be upgraded.
-        mended = any(fault.at <= at <= first.ended for at in starts)
-        if not mended and first.response not in ("fail", None):
-            violations.append(
-                f"an upgrade to a program that fails in the step {fault.what}: {first}"
-            )
-    return violations

@@ -19,36 +19,37 @@ from typing import Final
 #: In each error that a sabotaged program raises.
 MARK: Final = "sabotage in the step"
 
-#: Steps of a start, the file of the product that is changed for each, and the lines added at its end.
+_AFTER_EXEC: Final = "import sys\nif '--check' not in sys.argv:\n    "
+_RAISES: Final = "def _sabotaged(*_, **__):\n    raise {kind}({error})\n"
+
+
+def _raising(name: str, *, after_exec: bool = False, kind: str = "RuntimeError") -> str:
+    """Lines that make ``name`` a function that raises; ``after_exec``: not in the trial."""
+    return (
+        _RAISES.replace("{kind}", kind)
+        + (_AFTER_EXEC if after_exec else "")
+        + f"{name} = _sabotaged"
+    )
+
+
+#: Steps of a start, the file of the product that is changed for each, and the lines added at its end. Those after
+#: the exec pass the trial. A program that ends before it has come to its ``main`` is not among them: nothing of
+#: taskmaster runs then that could go back to the old one.
 STEPS: Final[dict[str, tuple[str, str]]] = {
     "import": ("control/session.py", "raise ImportError({error})"),
-    "arguments": ("control/main.py", "def main():\n    raise RuntimeError({error})"),
-    "configuration": (
-        "config/daemon.py",
-        "def load(*_, **__):\n    raise RuntimeError({error})",
-    ),
-    "hand-over": (
-        "control/handover.py",
-        "def load(*_, **__):\n    raise RuntimeError({error})",
-    ),
-    "constructor": (
-        "control/daemon.py",
-        "def _raise(*_, **__):\n    raise RuntimeError({error})\nDaemon.__init__ = _raise",
-    ),
-    # These three pass the trial.
-    "after exec": (
+    "arguments": ("control/main.py", _raising("main")),
+    "configuration": ("control/main.py", _raising("_configuration")),
+    "hand-over": ("control/handover.py", _raising("load")),
+    "constructor": ("control/daemon.py", _raising("Daemon.__init__")),
+    "configuration after exec": (
         "control/main.py",
-        "import sys\nif '--check' not in sys.argv:\n    raise RuntimeError({error})",
+        _raising("_configuration", after_exec=True),
     ),
-    "constructor after exec": (
+    "constructor after exec": ("control/daemon.py", _raising("Daemon.__init__", after_exec=True)),
+    "start after exec": ("control/daemon.py", _raising("Daemon.start", after_exec=True)),
+    "start left after exec": (
         "control/daemon.py",
-        "import sys\ndef _raise(*_, **__):\n    raise RuntimeError({error})\n"
-        "if '--check' not in sys.argv:\n    Daemon.__init__ = _raise",
-    ),
-    "start after exec": (
-        "control/daemon.py",
-        "import sys\ndef _raise(*_, **__):\n    raise RuntimeError({error})\n"
-        "if '--check' not in sys.argv:\n    Daemon.start = _raise",
+        _raising("Daemon.start", after_exec=True, kind="SystemExit"),
     ),
 }
 #: What is in a job's folder of the state directory, and may be gone from one moment to the next.

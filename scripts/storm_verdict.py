@@ -14,11 +14,12 @@ from storm_attack import Raid
 from storm_audit import Audit
 from storm_bounds import Bounds
 from storm_client import Command
-from storm_faults import Fault, check_sabotage
+from storm_faults import Fault
 from storm_gaps import Gaps
 from storm_jobs import all_jobs
 from storm_judge import Judge
 from storm_sabotage import MARK
+from storm_upgrades import Upgrades
 from storm_witness import Life
 
 _FILE: Final = "course.json"
@@ -71,6 +72,9 @@ def judge(folder: Path, course: Course) -> tuple[list[str], dict[str, Any]]:
     judge.check_ends()
     judge.check_starts()
     judge.check_lines(logs)
+    upgrades = Upgrades(audit, commands, course.faults)
+    upgrades.check_answers()
+    upgrades.check_failures()
     bounds = Bounds(audit, course.raids, course.faults)
     bounds.check_rights()
     bounds.check_share_of_log()
@@ -82,7 +86,7 @@ def judge(folder: Path, course: Course) -> tuple[list[str], dict[str, Any]]:
         *course.seen,
         *audit.violations,
         *judge.violations,
-        *check_sabotage(commands, course.faults),
+        *upgrades.violations,
         *bounds.violations,
         *crashes(folder),
         *unproved,
@@ -96,7 +100,9 @@ def judge(folder: Path, course: Course) -> tuple[list[str], dict[str, Any]]:
         "lines": judge.lines,
         "audit records": len(audit.records),
         "audit log verified": proved,
-        "allowed, counted": dict(sorted((audit.allowed + judge.allowed).items())),
+        "allowed, counted": dict(
+            sorted((audit.allowed + judge.allowed + upgrades.allowed).items())
+        ),
         "violations": len(violations),
     }
     return violations, summary

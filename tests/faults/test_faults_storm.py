@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(240)
 #: Below the tests' own limit, so that a storm that hangs is ended by its own clean-up.
 _STORM_S = 210
 #: Faults that are not part of the minute in the suite.
-_WITHOUT = ("upgrade-that-fails", "state-removed", "attackers")
+_WITHOUT = ("state-removed",)
 
 
 class Ended(NamedTuple):

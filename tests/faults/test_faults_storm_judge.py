@@ -23,9 +23,10 @@ from storm_attack import OWN, Raid
 from storm_audit import Audit
 from storm_bounds import Bounds
 from storm_client import Command
-from storm_faults import SABOTEUR, Fault, check_sabotage
+from storm_faults import SABOTEUR, UPGRADER, Fault
 from storm_jobs import Treatment, all_jobs
 from storm_pulse import CLIENT
+from storm_upgrades import Upgrades
 from storm_verdict import crashes
 
 STRANGER, VIEWER, OPERATOR = storm_attack.USERS
@@ -151,10 +152,10 @@ def test_root_is_answered(log, took_s, faults, condemned):
 
 def test_root_is_answered_during_an_upgrade(log):
     """The time that an upgrade takes is not held against the daemon; other clients are not looked at."""
-    upgrade = Command(2, 1, "upgrade", None, sent=99.0, ended=104.0, response="success")
+    asked = upgrade(UPGRADER, 99.0, 5.0, "success")
     another = Command(3, 1, "stop", "std0", wait=20.0, sent=100.0, ended=130.0, response="fail")
     bounds = Bounds(log.audit(), [], [])
-    bounds.check_pulse([command(CLIENT, 100.0, 8.0), upgrade, another])
+    bounds.check_pulse([command(CLIENT, 100.0, 8.0), asked, another])
     assert bounds.violations == []
 
 
@@ -178,16 +179,29 @@ def test_records_of_attackers_are_nobody_elses(log):
     assert "answered, and not in the audit log" in audit.violations[0]
 
 
+def upgrade(
+    client: int, sent: float, took_s: float = 0.9, response: str | None = "fail"
+) -> Command:
+    """One that was asked for."""
+    return Command(1, client, "upgrade", None, sent=sent, ended=sent + took_s, response=response)
+
+
 @pytest.mark.parametrize(
-    ("error", "condemned"),
-    [(f"RuntimeError: {storm_sabotage.MARK} import", False), ("another", True)],
+    ("clients", "condemned"),
+    [
+        pytest.param([SABOTEUR], False, id="sabotaged"),
+        pytest.param([UPGRADER], True, id="not-sabotaged"),
+        pytest.param([SABOTEUR, UPGRADER], True, id="the-last-one-was-not"),
+        pytest.param([], True, id="nobody-asked"),
+    ],
 )
-def test_failed_upgrade_on_record(log, error, condemned):
+def test_failed_upgrade_on_record(log, clients, condemned):
     """One that was sabotaged fails as it has to; one that was not is a violation."""
-    log.add("daemon.upgrade_failed", pid=1, error=error)
-    audit = log.audit()
-    audit.check_itself()
-    assert len(audit.violations) == condemned
+    asked = [upgrade(client, time.monotonic() + at) for at, client in enumerate(clients, -5)]
+    log.add("daemon.upgrade_failed", pid=1, error="why")
+    upgrades = Upgrades(log.audit(), asked, [])
+    upgrades.check_failures()
+    assert len(upgrades.violations) == condemned
 
 
 @pytest.mark.parametrize(
@@ -200,11 +214,13 @@ def test_failed_upgrade_on_record(log, error, condemned):
         pytest.param("success", [Fault(10.5, "started", "", 9)], False, id="mended-for-a-start"),
     ],
 )
-def test_sabotage(response, more, condemned):
+def test_sabotage(log, response, more, condemned):
     """An upgrade to a program that cannot start must not be a success."""
-    asked = Command(1, SABOTEUR, "upgrade", None, sent=10.1, ended=11.0, response=response)
+    asked = upgrade(SABOTEUR, 10.1, response=response)
     faults = sorted([Fault(10.0, "sabotaged", "", 7, "import"), *more], key=lambda one: one.at)
-    assert len(check_sabotage([asked], faults)) == condemned
+    upgrades = Upgrades(log.audit(), [asked], faults)
+    upgrades.check_answers()
+    assert len(upgrades.violations) == condemned
 
 
 def test_tracebacks(tmp_path):
@@ -221,7 +237,7 @@ def test_tracebacks(tmp_path):
 
 
 def test_sabotaged_product(make_daemon, tmp_path):
-    """An upgrade fails in each step that is sabotaged, with the words of that, and succeeds when it is mended."""
+    """An upgrade fails in each step that is sabotaged and says why; it succeeds once that is mended."""
     folder = tmp_path / "product"
     product = storm_sabotage.Product(ROOT / "taskmaster", folder)
     daemon = make_daemon()
@@ -230,8 +246,6 @@ def test_sabotaged_product(make_daemon, tmp_path):
     daemon.pid = daemon.host.start(argv, daemon.messages)
     wait_for(daemon.serves)
     for step in storm_sabotage.STEPS:
-        if step.endswith("after exec"):
-            continue
         with product.broken(step):
             reply = daemon.ask("upgrade")
         assert reply["response"] == "fail"
