@@ -202,3 +202,31 @@ def test_the_interpreter_goes_between_trial_and_exec(
     assert daemon.pids("web") == pids
     assert daemon.ask("upgrade") == {"response": "success"}
     assert daemon.pids("web") == pids
+
+
+def test_watchdogs_that_cannot_begin(make_daemon: Callable[..., Daemon], tmp_path) -> None:
+    """The first new watchdog that fails keeps the others from leaving; with a mended program all is well again."""
+    daemon = make_daemon()
+    names = ("a", "b", "c")
+    for name in names:
+        daemon.job(name, ["sleep", "1000"])
+    program = Program(tmp_path / "program")
+    program.start(daemon)
+    for name in names:
+        daemon.wait_state(name, "RUNNING")
+    before = {name: daemon.pids(name) for name in names}
+    program.change("watchdog/entry.py", "    service.begin(launch.link)\n", "    1 // 0\n")
+    assert daemon.ask("upgrade") == {"response": "success"}
+    wait_for(lambda: daemon.events("watchdog.lost"))
+    lost = {one["job"] for one in daemon.events("watchdog.lost")}
+    assert len(lost) == 1
+    for name in set(names) - lost:
+        assert daemon.status(name)["watchdog"]["state"] == "ATTACHED"
+        assert daemon.pids(name) == before[name]
+    assert all(process_start(pid) for pids in before.values() for pid in pids)
+    program.restore()
+    assert daemon.ask("upgrade") == {"response": "success"}
+    for name in names:
+        daemon.wait_state(name, "RUNNING")
+        assert daemon.pids(name) == before[name]
+    assert len(daemon.events("process.started")) == len(names)
