@@ -193,6 +193,7 @@ class Definitions:
                 "stops and removes the job",
             ),
         )
+        job.unfiled = True
         self._adopt_as_it_was(job)
         job.stopped = self._stops.get(job.name)
 
@@ -215,7 +216,7 @@ class Definitions:
 
     def _put_in_force(self, job: Job, definition: Definition) -> None:
         job.spec, job.sha256, job.stamp = definition.spec, definition.sha256, definition.stamp
-        job.problem = ""
+        job.problem, job.unfiled = "", False
 
     # applying -------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from taskmaster.audit import AuditLog, Event
 from taskmaster.config import diff
 from taskmaster.config.store import JobStore
@@ -63,6 +65,8 @@ class Directory:
                 on_disk[name] = in_force.get(name, "")
                 in_force.setdefault(name, "")
         change = diff.compare(in_force, on_disk)
+        if not force:
+            change = self._without_unfiled(change, errors)
         work = _Counter(lambda: self._all_applied(reason, change, errors, done))
         for name in (*change.new, *change.changed):
             self._begin_reload(
@@ -71,6 +75,7 @@ class Directory:
         for name in change.unchanged:
             if name in definitions:
                 jobs[name].problem, jobs[name].stamp = "", definitions[name].stamp
+                jobs[name].unfiled = False
         for name in change.removed:
             self._begin_removal(jobs[name], change_by, work, errors)
         work.close()
@@ -85,6 +90,13 @@ class Directory:
         if standing and not set(standing) & set(found):
             raise _emptied(str(self._store.directory), sorted(standing))
         return found, bad
+
+    def _without_unfiled(self, change: diff.DirectoryDiff, errors: list[str]) -> diff.DirectoryDiff:
+        """Jobs that had no file from the start of the daemon on are not removed for that: it said they run on."""
+        jobs = self._supervisor.jobs
+        errors += [jobs[name].problem for name in change.removed if jobs[name].unfiled]
+        removed = tuple(name for name in change.removed if not jobs[name].unfiled)
+        return msgspec.structs.replace(change, removed=removed)
 
     def _begin_reload(self, job: Job, change: Change, work: _Counter, errors: list[str]) -> None:
         work.add()

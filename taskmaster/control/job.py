@@ -59,6 +59,8 @@ class Job:
         self.problem = ""
         #: Its file is unusable and its watchdog is to say which definition is in force.
         self.asks_spec = False
+        #: It runs on although neither it nor any job of before had a file when the daemon started.
+        self.unfiled = False
         #: There is a state folder from before this daemon: something of it may run, recorded or not.
         self.had_state = False
         #: The successor of a watchdog that has been asked to leave, and the descriptor of its link.

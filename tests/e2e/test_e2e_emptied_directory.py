@@ -144,8 +144,8 @@ def test_a_start_keeps_what_runs(running, how, also):
     assert pids_of(running) == before
     rejected = [one["job"] for one in running.events("jobfile.rejected")]
     assert sorted(rejected) == list(JOBS)
-    if how != "another":
-        assert running.ask("restart")["response"] == "fail"
+    assert running.ask("restart")["response"] == "fail"
+    assert pids_of(running) == before
     mount(running)
     assert running.ask("restart")["response"] == "success"
     assert names_of(running) == list(JOBS)
