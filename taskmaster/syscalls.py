@@ -28,6 +28,7 @@ _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 #: Three sets of 64 bits (include/uapi/linux/capability.h, version 3).
 _CAPABILITY_VERSION: Final = 0x20080522
 _SPLICE_F_NONBLOCK: Final = 2
+_FALLOC_FL_KEEP_SIZE: Final = 1
 
 #: The same number on all architectures (Linux 5.9).
 _CLOSE_RANGE: Final = 436
@@ -149,6 +150,21 @@ def tee(from_pipe: int, to_pipe: int, length: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, f"tee: {os.strerror(number)}")
     return copied
+
+
+def allocate_behind(fd: int, offset: int, length: int) -> None:
+    """Give a file blocks from ``offset`` on, without making it longer (``FALLOC_FL_KEEP_SIZE``)."""
+    done = int(
+        _libc.fallocate64(
+            ctypes.c_int(fd),
+            ctypes.c_int(_FALLOC_FL_KEEP_SIZE),
+            ctypes.c_longlong(offset),
+            ctypes.c_longlong(length),
+        )
+    )
+    if done < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "fallocate")
 
 
 def pidfd_exit_status(pidfd: int) -> int | None:

@@ -114,6 +114,10 @@ class Event(str, enum.Enum):
     AUDIT_ROTATE_FAILED = "audit.rotate_failed"
     #: A file of the log was deleted, because there are enough of them and it is old enough.
     AUDIT_DROPPED = "audit.dropped"
+    #: The disk is full: the log lives on the room that was allocated in advance.
+    AUDIT_RESERVE_USED = "audit.reserve_used"
+    #: There is room again, and the reserve is whole.
+    AUDIT_RESERVE_RESTORED = "audit.reserve_restored"
     #: All before it was sealed, and the sealing key evolved.
     AUDIT_SEALED = "audit.sealed"
     #: The log could not be sealed; tried again with the next epoch's end.
@@ -182,6 +186,8 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.AUDIT_LOST: ("count", "commands", "since", "until"),
     Event.AUDIT_ROTATE_FAILED: ("file", "size", "error"),
     Event.AUDIT_DROPPED: ("file", "firstSeq", "lastSeq", "lastHash", "bytes"),
+    Event.AUDIT_RESERVE_USED: ("file", "left", "error"),
+    Event.AUDIT_RESERVE_RESTORED: ("file",),
     Event.AUDIT_SEALED: ("epoch", "key", "mac", "sealedSeq", "sealedHash", "sealedAt"),
     Event.AUDIT_SEAL_FAILED: ("file", "error"),
     Event.AUDIT_SINK_LOST: ("sink", "count", "since", "until", "error"),

@@ -22,6 +22,7 @@ from taskmaster.audit import generations, pages, retention
 from taskmaster.audit.backlog import Backlog, Lost
 from taskmaster.audit.events import Event
 from taskmaster.audit.rendering import Form, Rendered, Renderer, milliseconds
+from taskmaster.audit.reserve import Reserve, give_back
 from taskmaster.audit.sealing import SealFile
 from taskmaster.audit.sink import Sink
 from taskmaster.audit.tail import last_of_backups, mend, read_tail
@@ -49,6 +50,7 @@ class AuditLog:
     kept. With 0 for either, the file is never rotated. ``wall_clock``: seconds since 1970, UTC.
     ``seal``: where the sealing key is, if there is one. ``sink``: gets every record, too. ``open_log``: what
     opens the file and locks it. ``keep_s``: how old its last record has to be before a file is deleted.
+    ``reserve``: room that is allocated in advance.
 
     Raises FileError where what is at ``path`` can never be a log, or what is at ``seal`` no sealing key; Held
     where another process writes the log. A disk that is full or read-only raises nothing: ``error`` tells,
@@ -66,6 +68,7 @@ class AuditLog:
         sink: Sink | None = None,
         open_log: Callable[[Path], int] = generations.open_log,
         keep_s: float = 0.0,
+        reserve: Reserve | None = None,
     ) -> None:
         self.path = path
         #: Where the sealing key is, and whether there was one when last looked for.
@@ -76,8 +79,11 @@ class AuditLog:
         self._open_log = open_log
         #: Told the size of each record that has a ``cause``, and the cause.
         self.on_caused: Callable[[str, int], object] = lambda cause, size: None
+        self._reserve = Reserve(0, None) if reserve is None else reserve
         #: The file system is full, and the log lives on what was allocated before.
         self.on_reserve = False
+        #: Told, in words, when that begins and ends.
+        self.on_short: Callable[[str], object] = lambda text: None
         #: Why the last attempt to write failed; None when it worked.
         self.error: OSError | None = None
         self._rotates_at = max_bytes if max_bytes > 0 and backups > 0 else None
@@ -248,7 +254,7 @@ class AuditLog:
                 self.flush(durable=True)
             sink.close()
         if self._fd >= 0:
-            self._let_go()
+            self._let_go(for_good=True)
 
     # Writing
 
@@ -257,8 +263,13 @@ class AuditLog:
             there = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return False  # whatever it is, the thorough way finds and tells it
-        self._size = there.st_size
+        self._found_size(there.st_size)
         return (there.st_dev, there.st_ino) == self._identity
+
+    def _found_size(self, size: int) -> None:
+        if size < self._size:
+            self._reserve.begin()  # somebody truncated it, which gave all blocks back
+        self._size = size
 
     def _write_plainly(self) -> bool:
         """Write what waits in the common case, in one go: the file is there and has room, nothing is amiss.
@@ -292,6 +303,8 @@ class AuditLog:
         if written < size:
             backlog.wrote(written)
             return False
+        if self._size > self._reserve.renew_at:
+            self._renew()
         backlog.all_written(block)
         return not backlog.rendered  # what the sink has missed may be
 
@@ -329,7 +342,26 @@ class AuditLog:
             self.error = error
             return False
         self.error = None
+        if self._size > self._reserve.renew_at:
+            self._renew()
         return True
+
+    def _renew(self) -> None:
+        """Allocate behind the end what was used of the reserve, and put on record when that fails, and ends."""
+        reserve = self._reserve
+        if not reserve.renew(self._fd, self._size):
+            return
+        self.on_reserve = reserve.error is not None
+        if reserve.error is not None:
+            left, why = reserve.left(self._size), reserve.error.strerror
+            self._put_own(Event.AUDIT_RESERVE_USED, file=str(self.path), left=left, error=why)
+            self.on_short(
+                f"the audit log {self.path} cannot be given room: {why}; it lives on its reserve, {left} bytes, "
+                "and only root may change anything"
+            )
+        else:
+            self._put_own(Event.AUDIT_RESERVE_RESTORED, file=str(self.path))
+            self.on_short(f"the audit log {self.path} has its reserve again")
 
     def _write_all(self) -> None:
         while True:
@@ -381,6 +413,7 @@ class AuditLog:
         else:
             self._size -= self._backlog.torn
             self._backlog.torn = 0
+            self._reserve.begin()
 
     def _sync(self) -> None:
         if not self._backlog.unsynced_bytes:
@@ -403,6 +436,7 @@ class AuditLog:
         size = max(0, size - self._backlog.torn - self._backlog.unsynced_bytes)
         os.ftruncate(self._fd, size)
         self._size = size
+        self._reserve.begin()
         self._backlog.requeue()
         self._sync_failed = False
 
@@ -422,7 +456,10 @@ class AuditLog:
         try:
             numbers = retention.due(self.path, self._backups, self._keep_s, self._wall_clock())
             dropped = [retention.about(generations.backup(self.path, number)) for number in numbers]
+            made = self._prepare(numbers)
             generations.shift(self.path, numbers)
+            if made is not None:
+                os.rename(made, self.path)
         except OSError as error:
             if error.errno in _BUGS:
                 raise
@@ -449,6 +486,17 @@ class AuditLog:
                 Event.AUDIT_ROTATED, file=str(self.path), seal=self._seal_before()
             )
 
+    def _prepare(self, numbers: list[int]) -> Path | None:
+        """The next file with its reserve; where that takes what the files of ``numbers`` have, they go first."""
+        try:
+            return self._reserve.prepare(self.path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        for number in numbers:
+            generations.backup(self.path, number).unlink(missing_ok=True)
+        return self._reserve.prepare(self.path)
+
     # Opening
 
     def _attach(self) -> None:
@@ -459,7 +507,7 @@ class AuditLog:
             except (FileNotFoundError, NotADirectoryError):
                 there = None
             if there is not None and (there.st_dev, there.st_ino) == self._identity:
-                self._size = there.st_size
+                self._found_size(there.st_size)
                 return
             if not self._sync_failed:
                 try:
@@ -487,7 +535,13 @@ class AuditLog:
             return None
         return None if seal is None else msgspec.structs.asdict(seal)
 
-    def _let_go(self) -> None:
+    def _let_go(self, *, for_good: bool = False) -> None:
+        if self._reserve.wanted and not for_good:
+            try:
+                give_back(self._fd)
+            except OSError as error:
+                if error.errno in _BUGS:
+                    raise
         os.close(self._fd)
         self._fd = -1
         self._backlog.torn = 0
@@ -503,6 +557,8 @@ class AuditLog:
             raise
         self._fd = fd
         self._identity = (about.st_dev, about.st_ino)
+        self._reserve.begin()
+        self._renew()
 
     def _go_on_from(self, fd: int, size: int) -> None:
         """Find the record to go on from, and mend the end of the file."""

@@ -43,6 +43,7 @@ class Proofs:
         self._audit = audit
         self._say = say
         self._heads = heads
+        audit.on_short = say.error
         self._seals = _Rhythm(seal_s, self._seal)
         self._anchors = _Rhythm(anchor_s, self._anchor)
         self._rhythms = [rhythm for rhythm in (self._seals, self._anchors) if rhythm.every_s > 0]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from faults_reasons import wait_reason
 from running import Client, b64, unb64, wait_for
+from strangers import NOBODY, as_user
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 needs_unshare = pytest.mark.skipif(not shutil.which("unshare"), reason="no unshare here")
@@ -62,6 +63,7 @@ def on_small_disk(make_daemon, tmp_path):
 def test_audit_log_on_a_full_disk(on_small_disk, bystander):
     """What changes something is refused and says so; stop, kill and status work; it recovers by itself."""
     daemon, disk = on_small_disk("log")
+    daemon.configure(auditReserveBytes=0)
     for name in ("web", "db"):
         daemon.job(name, ["sleep", "1000"], stdout=None, stderr=None)
     other = bystander(daemon)
@@ -96,6 +98,58 @@ def test_audit_log_on_a_full_disk(on_small_disk, bystander):
     records = daemon.audit()
     assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
     assert [one for one in records if one.get("command") == "stop" and "outcome" in one]
+
+
+@needs_root
+@needs_unshare
+def test_root_acts_on_a_full_disk(open_folder, on_small_disk, bystander):
+    """The log has room of its own: root changes what is to be changed, others may stop, and it is said."""
+    daemon, disk = on_small_disk("log")
+    address = open_folder / "control.sock"
+    daemon.configure(
+        socket=str(address),
+        socketMode="0666",
+        access=[{"role": "operator", "users": ["nobody"]}],
+    )
+    daemon.socket = address
+    daemon.job("web", ["sleep", "1000"], stdout=None, stderr=None)
+    script = "trap : PIPE; while :; do head -c 100000 /dev/zero; sleep 0.05; done"
+    daemon.job("loud", ["/bin/sh", "-c", script], logMaxBytes=1 << 40)
+    other = bystander(daemon)
+    daemon.start()
+    other.begins()
+    daemon.wait_state("web", "RUNNING")
+    disk.fill()
+    with Client(address) as client:
+        # Records take what is left of the last block, and then the reserve.
+        wait_for(
+            lambda: client.ask("restart", "web", wait=30) and daemon.events("audit.reserve_used")
+        )
+        for _ in range(3):
+            assert client.ask("restart", "web", wait=30)["response"] == "success"
+        assert (
+            client.ask("push", "web", data='{"cmd":"sleep 99"}', wait=30)["response"] == "success"
+        )
+        before = len(daemon.audit())
+        assert client.status("web")["state"] == "RUNNING"
+        assert len(daemon.audit()) == before, "reads are counted"
+
+        def operate():
+            with Client(address) as operator:
+                return [
+                    operator.ask(command, "web", codes=True).get("code", "")
+                    for command in ("start", "restart", "stop")
+                ]
+
+        assert as_user(NOBODY, operate).result == ["audit-unwritable", "audit-unwritable", ""]
+        assert client.ask("start", "web", wait=30)["response"] == "success"
+        assert client.ask("delete", "loud", wait=30)["response"] == "success"
+        disk.empty()
+        wait_for(lambda: client.ask("reload", "web") and daemon.events("audit.reserve_restored"))
+    assert "it lives on its reserve" in daemon.messages.read_text()
+    other.notices_nothing()
+    records = daemon.audit()
+    assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
 
 
 @needs_root

@@ -14,7 +14,9 @@ from typing import Final
 
 import msgspec
 
+from taskmaster import syscalls
 from taskmaster.audit import AuditLog, Sink, examine
+from taskmaster.audit.reserve import Reserve
 from taskmaster.audit.sink import SOCKETS
 from taskmaster.config.daemon import DaemonConfig
 from taskmaster.config.store import JobStore
@@ -55,6 +57,7 @@ def opened(config: DaemonConfig, handed: HandOver | None, say: Say) -> Premises:
         seal=config.audit_seal_file,
         sink=sink,
         keep_s=config.audit_keep_days * _DAY_S,
+        reserve=Reserve(config.audit_reserve_bytes, syscalls.allocate_behind),
     )
     store = JobStore(
         config.config_directory, os.geteuid(), history_max_bytes=config.history_max_bytes
