@@ -123,6 +123,11 @@ class AuditLog:
         return self.error is None
 
     @property
+    def reserve_left(self) -> int:
+        """Bytes of the disk that are the log's and not used yet."""
+        return self._reserve.left(self._size)
+
+    @property
     def seq(self) -> int:
         """Number of the last record that has one."""
         return self._backlog.seq

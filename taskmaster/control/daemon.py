@@ -132,6 +132,7 @@ class Daemon:
         turns = Turns(self._loop.now, self._loop.call_in)
         self._dispatcher = Dispatcher(self._audit, self._say, recording, rejections, gate, turns)
         self._review = Review(self._loop, self._audit)
+        self._review.closing = lambda: self._dispatcher.closing
         self._directory = Directory(self._supervisor, self._definitions, self._store, self._audit)
         self._commands = Commands(
             self._supervisor,

@@ -9,7 +9,10 @@ from __future__ import annotations
 import errno
 import functools
 from collections import deque
+from collections.abc import Callable
 from typing import Final
+
+import msgspec
 
 from taskmaster.audit import AuditLog
 from taskmaster.audit.pages import END, Page
@@ -35,6 +38,8 @@ class Review:
 
     def __init__(self, loop: EventLoop, log: AuditLog) -> None:
         self._loop = loop
+        #: Why nothing may be changed any more; empty while it may.
+        self.closing: Callable[[], str] = lambda: ""
         self._log = log
         #: Where each has been looked for news, and how many wait of each identity.
         self._waiting: dict[Exchange, str] = {}
@@ -47,7 +52,21 @@ class Review:
         """The lines after the query's cursor. Raises TaskmasterError where they cannot be read."""
         found = self._read(query.cursor)
         file = str(self._log.path).encode("utf-8", "surrogateescape")
-        return replies.audit(found.lines, found.cursor, file, more=found.more)
+        state = self._state() if query.cursor == END else b""
+        return replies.audit(found.lines, found.cursor, file, more=found.more, state=state)
+
+    def _state(self) -> bytes:
+        """How it is with the log, for whoever looks after it: nothing has to be tried for that."""
+        error = self._log.error
+        return msgspec.json.encode(
+            {
+                "writable": error is None,
+                "error": "" if error is None else error.strerror or "",
+                "onReserve": self._log.on_reserve,
+                "reserveLeft": self._log.reserve_left,
+                "closing": self.closing(),
+            }
+        )
 
     def _read(self, cursor: str) -> Page:
         try:

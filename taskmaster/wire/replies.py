@@ -109,10 +109,15 @@ def history(job: str, document: bytes) -> Reply:
     return Reply(HISTORY, (("job", b64(job.encode())), ("data", b64(document))))
 
 
-def audit(lines: bytes, cursor: str, file: bytes, *, more: bool) -> Reply:
-    """A piece of the audit log, where it ends, the path of its current file, and whether there is more now."""
-    fields = (("data", b64(lines)), ("cursor", cursor), ("file", b64(file)))
-    return Reply(AUDIT, fields, more=more)
+def audit(lines: bytes, cursor: str, file: bytes, *, more: bool, state: bytes = b"") -> Reply:
+    """A piece of the audit log, where it ends, the path of its current file, and whether there is more now.
+
+    ``state``: the document of how it is with the log, where that was asked.
+    """
+    fields = [("data", b64(lines)), ("cursor", cursor), ("file", b64(file))]
+    if state:
+        fields.append(("state", b64(state)))
+    return Reply(AUDIT, tuple(fields), more=more)
 
 
 def job_list(names: Sequence[str], *, old_dialect: bool) -> Reply:

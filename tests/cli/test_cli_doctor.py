@@ -310,6 +310,30 @@ def restart(daemon: Daemon, command: str) -> None:
     wait_for(daemon.serves)
 
 
+def test_an_examination_leaves_nothing_failed(make_daemon):
+    """It asks, and tries nothing: no command that failed is on record because of it."""
+    daemon = running(make_daemon)
+    before = len(daemon.audit())
+    well(daemon)
+    left = daemon.audit()[before:]
+    assert {one["command"] for one in left} <= {"list", "status", "audit"}
+    assert {one["outcome"] for one in left if "outcome" in one} <= {"list", "status", "audit"}
+
+
+def test_audit_log_that_cannot_be_written(make_daemon):
+    """The log cannot be written: said with the reason, and found well again once it can."""
+    daemon = running(make_daemon)
+    daemon.audit_file.rename(daemon.folder / "aside")
+    daemon.audit_file.mkdir()
+    assert daemon.ask("reload", "web")["response"] == "fail"
+    found = [one for one in ill(daemon) if one.about == "audit log"]
+    assert [one.level for one in found] == [PROBLEM]
+    assert "The audit log cannot be written" in found[0].text
+    assert "a directory" in found[0].text
+    daemon.audit_file.rmdir()
+    well(daemon)
+
+
 def test_daemon_gone(make_daemon):
     """Without taskmasterd: every watchdog is found, and the command that starts taskmasterd as it was."""
     daemon = running(make_daemon)

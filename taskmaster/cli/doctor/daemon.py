@@ -111,9 +111,8 @@ class Daemon:
         try:
             around.statuses = _statuses(client)
             listener = client.server_pid()
-            # No job can have this name, so nothing is done; but what changes something is refused
-            # even before that where the audit log cannot take it.
-            refused = next(outcomes.ask(client, "repair", [""]))
+            # A question, not an attempt: nothing that fails is to be on record because of an examination.
+            log = _state_of_log(next(client.ask([{"command": "audit", "cursor": "end"}])))
         except NotPermitted:
             path = where.server.path
             self._is_ill(f"{path} lets nobody in", f"chmod 600 {shlex.quote(path)}")
@@ -134,7 +133,7 @@ class Daemon:
         jobs = len(around.statuses)
         self._say(OK, f"{who} answers; it has {jobs} job{'' if jobs == 1 else 's'}")
         self._tell_troubles()
-        self._look_at_audit(refused.code, refused.error)
+        self._look_at_audit(log)
 
     def _tell_troubles(self) -> None:
         """What the daemon itself has found that it has to do without."""
@@ -147,12 +146,23 @@ class Daemon:
             for about, text in sorted(known.items())[:_TROUBLES]:
                 self._say(WARNING, str(text), about=str(about))
 
-    def _look_at_audit(self, code: str, error: str) -> None:
+    def _look_at_audit(self, state: dict[str, Any]) -> None:
         path = _audit_file(self.pid)
-        if code == "audit-unwritable":
-            self._say(PROBLEM, error, f"df -h {shlex.quote(path or '/')}", _AUDIT)
-        elif code == "closing":
-            self._say(WARNING, error, f"{self._where.ctl} status")
+        look = f"df -h {shlex.quote(path or '/')}"
+        if state.get("writable") is False:
+            text = (
+                f"The audit log cannot be written ({path or 'its file'}: {state.get('error')}): "
+                "nothing may be changed; stop, kill and status work"
+            )
+            self._say(PROBLEM, text, look, _AUDIT)
+        elif state.get("onReserve") is True:
+            text = (
+                f"its disk is full, and it lives on its reserve, {state.get('reserveLeft')} bytes of {path}: "
+                "only root and the user of taskmasterd may change anything"
+            )
+            self._say(PROBLEM, text, look, _AUDIT)
+        elif state.get("closing"):
+            self._say(WARNING, str(state["closing"]), f"{self._where.ctl} status")
         else:
             self._say(OK, path or "is written", about=_AUDIT)
 
@@ -179,6 +189,18 @@ def _statuses(client: Client) -> dict[str, dict[str, Any]]:
         if not found.status and names.is_valid(str(found.job)):
             statuses[str(found.job)] = outcomes.document(found)
     return statuses
+
+
+def _state_of_log(reply: dict[str, Any]) -> dict[str, Any]:
+    """What the daemon says of its log; nothing where it is an older one, or says no."""
+    found = outcomes.outcome(None, reply, "audit")
+    if found.code == NotPermitted.code:
+        raise NotPermitted(found.error)
+    try:
+        state = loads(outcomes.field(reply, "state"))
+    except (TaskmasterError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
 def _start_command(known: Sequence[int]) -> str:
@@ -217,9 +239,10 @@ def _log_folders(pid: int | None, watchdogs: dict[str, int], state: str) -> list
 
 
 def _audit_file(pid: int | None) -> str:
-    """The one file that the daemon has open for appending, but for what its messages go to."""
+    """The one file that the daemon has open for appending and reading: its messages it only writes."""
+    wanted = os.O_APPEND | os.O_RDWR
     if pid is not None:
         for fd, path in looking.opened(pid).items():
-            if fd > 2 and path.startswith("/") and looking.flags(pid, fd) & os.O_APPEND:
+            if fd > 2 and path.startswith("/") and looking.flags(pid, fd) & wanted == wanted:
                 return path
     return ""
