@@ -37,6 +37,8 @@ _NEVER: Final = frozenset(
 _OF_THE_LINE: Final = frozenset(
     {"seq", "timestamp", "at", "mono", "happened", "size_of_line", "prev", "hash"}
 )
+#: A watchdog that lives tells of an end by then, be its daemon stopped or killed meanwhile.
+_TELLS_S: Final = 10.0
 _ENDS: Final = ("process.exited", "process.unknown_exit")
 
 
@@ -206,6 +208,10 @@ class Audit:
             for life, record in zip(ended, told_ends, strict=False):
                 self._check_exit(life, record, gaps)
             for life in ended[len(told_ends) :]:
+                assert life.ended_at is not None
+                if gaps.record_lost(life.job, life.ended_at, life.ended_at + _TELLS_S):
+                    self.allowed["ends that went with a state record that was removed"] += 1
+                    continue
                 self.violations.append(
                     "\n    ".join(
                         [

@@ -78,6 +78,7 @@ class Faults:
         self.problems: list[str] = []
         self._waits_for_start = False
         self._upgrade: threading.Thread | None = None
+        self._undisturbed = False
         self._weights = {kind: _WEIGHTS[kind] for kind in kinds}
         self._inject: dict[str, Callable[[], None]] = {
             "watchdog killed": self._watchdog_killed,
@@ -166,7 +167,7 @@ class Faults:
             self._in(self._choice.choice(_STOPPED_S), over)
 
     def _kill_daemon(self) -> None:
-        if self._waits_for_start:
+        if self._waits_for_start or (self._upgrading and self._undisturbed):
             return
         self._note("killed", "", self._host.pid)
         self._host.signal_daemon(signal.SIGKILL)
@@ -227,10 +228,18 @@ class Faults:
         self._begin_upgrade(upgrade)
 
     def _begin_upgrade(self, upgrade: Callable[[], object]) -> None:
-        """One at a time: what is asked of one program must not be tried on another."""
-        if self._upgrade is None or not self._upgrade.is_alive():
+        """One at a time: what is asked of one program must not be tried on another.
+
+        Two of three come to an end: on a busy machine an upgrade takes longer than a daemon lives here.
+        """
+        if not self._upgrading:
+            self._undisturbed = self._choice.random() < 2 / 3
             self._upgrade = threading.Thread(target=upgrade, daemon=True)
             self._upgrade.start()
+
+    @property
+    def _upgrading(self) -> bool:
+        return self._upgrade is not None and self._upgrade.is_alive()
 
     def _state_removed(self) -> None:
         done = remove_state(self._host.state / "jobs", self._choice)

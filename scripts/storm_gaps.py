@@ -1,4 +1,4 @@
-"""When nobody watched a job in a storm, and whether that excuses an exit status that nobody knows."""
+"""When nobody watched a job in a storm, or nobody could have written down what they saw, and what that excuses."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ class Gaps:
         stopped = any(begin <= life.at and at <= end for begin, end in found.daemon_stopped)
         if stopped and _within(at, found.watchdog_dead):
             return "watchdog dead, and daemon stopped since before the process began"
+        if self.record_lost(job, at, told_at):
+            return "its record was removed, and its watchdog died before that was made again"
         soon = any(at <= begin <= at + _BUSY_S for begin, _ in found.watchdog_dead)
         if soon and _meet(found.daemon_dead, found.watchdog_dead, at, told_at):
             return f"watchdog killed within {_BUSY_S:g} s of the exit, and both dead before it was told"
@@ -75,6 +77,37 @@ class Gaps:
             since,
             until,
         )
+
+    def record_lost(self, job: str, since: float, until: float) -> bool:
+        """Whether a watchdog died in this time whose state record had been removed, and was not there again.
+
+        With it goes what was in the record alone: ends that the log had not been told of, and counters.
+        """
+        found = self._of(job)
+        deaths = [(begin, begin) for begin, _ in found.watchdog_dead]
+        return _meet(self._removed(job, ("folder", "state.json")), deaths, since - _BUSY_S, until)
+
+    def pipe_lost(self, life: Life) -> bool:
+        """Whether it wrote into a pipe whose name had been removed, and nobody may have held that at its end."""
+        assert life.ended_at is not None
+        removed = [
+            (one.at, life.ended_at)
+            for one in self._faults
+            if one.kind == "removed"
+            and one.job == life.job
+            and one.what in ("folder", f"{life.number}.stdout")
+            and one.at <= life.ended_at
+        ]
+        return _meet(removed, self._of(life.job).watchdog_dead, life.at, life.ended_at + _BUSY_S)
+
+    def _removed(self, job: str, what: tuple[str, ...]) -> _Intervals:
+        """When something of these was not there, at the most: until it is said to be, or another watchdog came."""
+        again = self._audit.of_job(job, ("state.restored", "watchdog.launched"))
+        return [
+            (one.at, _next((record["mono"] for record in again), one.at))
+            for one in self._faults
+            if one.kind == "removed" and one.job == job and one.what in what
+        ]
 
     def around(self, job: str, at: float) -> list[str]:
         """The faults around a moment, for people."""

@@ -147,6 +147,8 @@ class Judge:
                 if before.ended_at is None or before.ended_at >= self._until:
                     continue
                 began = after.at if after is not None else self._until
+                if self._gaps.record_lost(job.name, before.ended_at, began):
+                    continue
                 if any(
                     one["number"] == before.number
                     and (one["pid"] == before.pid or before.ended_at < one["happened"] < began)
@@ -222,6 +224,8 @@ class Judge:
                     job, life
                 ):
                     self.allowed["last lines lost: watchdog and daemon were both dead"] += 1
+                elif life.ended_at is not None and self._gaps.pipe_lost(life):
+                    self.allowed["last lines lost: in a pipe that was removed"] += 1
                 else:
                     text = f"{there} lines in {folder}/{number}_stdout.log*, {life.through} noted: {life}"
                     self._violation(text, job.name, ended)

@@ -24,10 +24,12 @@ from storm_audit import Audit
 from storm_bounds import Bounds
 from storm_client import Command
 from storm_faults import SABOTEUR, UPGRADER, Fault
+from storm_gaps import Gaps
 from storm_jobs import Treatment, all_jobs
 from storm_pulse import CLIENT
 from storm_upgrades import Upgrades
 from storm_verdict import crashes
+from storm_witness import Life
 
 STRANGER, VIEWER, OPERATOR = storm_attack.USERS
 ROOT_UID = 0
@@ -221,6 +223,48 @@ def test_sabotage(log, response, more, condemned):
     upgrades = Upgrades(log.audit(), [asked], faults)
     upgrades.check_answers()
     assert len(upgrades.violations) == condemned
+
+
+def life(ended: float) -> Life:
+    """A process of ``web`` that ended without a word of its own."""
+    return Life("web", 0, "main", 7, 1, 90.0, 1, 7, 0, dead_at=ended)
+
+
+REMOVED = Fault(100.0, "removed", "web", 0, "folder")
+PIPE = Fault(100.0, "removed", "web", 0, "0.stdout")
+KILLED = Fault(101.0, "killed", "web", 5)
+
+
+@pytest.mark.parametrize(
+    ("faults", "record", "pipe"),
+    [
+        pytest.param([REMOVED, KILLED], True, True, id="folder-and-watchdog"),
+        pytest.param([REMOVED], False, False, id="folder-alone"),
+        pytest.param([KILLED], False, False, id="watchdog-alone"),
+        pytest.param([PIPE, KILLED], False, True, id="pipe-and-watchdog"),
+        pytest.param(
+            [KILLED, Fault(105.0, "removed", "web", 0, "folder")], False, False, id="removed-later"
+        ),
+        pytest.param(
+            [Fault(100.0, "removed", "db", 0, "folder"), KILLED], False, False, id="another-job"
+        ),
+    ],
+)
+def test_what_a_removed_state_excuses(log, faults, record, pipe):
+    """A lost end needs a record that was removed, and a watchdog that died before it had made another."""
+    gaps = Gaps(log.audit(), faults, [])
+    assert gaps.record_lost("web", 101.5, 103.0) is record
+    assert gaps.pipe_lost(life(101.2)) is pipe
+
+
+def test_a_record_that_is_there_again_excuses_nothing(log):
+    """From the moment that it is said to be there, an end has to be on record as always."""
+    now = time.monotonic()
+    log.add("state.restored", job="web", what="folder")
+    faults = [Fault(now - 5, "removed", "web", 0, "folder"), Fault(now + 5, "killed", "web", 5)]
+    gaps = Gaps(log.audit(), faults, [])
+    assert not gaps.record_lost("web", now + 4, now + 6)
+    assert gaps.record_lost("web", now - 5, now + 6) is False
 
 
 def test_tracebacks(tmp_path):
