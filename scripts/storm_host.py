@@ -136,7 +136,10 @@ class Host:
             assert found is not None
             with self._change:
                 # Under the lock: nobody signals a number that has just been given back.
-                pid, status = os.waitpid(found.si_pid, 0)
+                try:
+                    pid, status = os.waitpid(found.si_pid, 0)
+                except ChildProcessError:
+                    continue  # the judge has waited for a program of its own
                 if pid in self._daemons:
                     self._daemons.discard(pid)
                     self.ended.append((time.monotonic(), pid, status))
