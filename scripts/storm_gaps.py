@@ -15,6 +15,15 @@ _Intervals = list[tuple[float, float]]
 _BEFORE_S: Final = 0.2
 #: A replacement is on record when it is forked; it holds its processes a little later.
 _ADOPTS_S: Final = 0.5
+#: What a watchdog tells of its processes.
+_OF_PROCESSES: Final = (
+    "process.started",
+    "process.ready",
+    "process.exited",
+    "process.unknown_exit",
+    "process.stopping",
+    "process.adopted",
+)
 #: Longer than a watchdog needs to write down an exit on a machine with ten tasks for each processor.
 _BUSY_S: Final = 0.5
 
@@ -79,13 +88,31 @@ class Gaps:
         )
 
     def record_lost(self, job: str, since: float, until: float) -> bool:
-        """Whether a watchdog died in this time whose state record had been removed, and was not there again.
+        """Whether the state record was removed in this time with no watchdog there that could write another.
 
-        With it goes what was in the record alone: ends that the log had not been told of, and counters.
+        With it goes what was in the record alone: counters, and what the log had not been told.
         """
-        found = self._of(job)
-        deaths = [(begin, begin) for begin, _ in found.watchdog_dead]
-        return _meet(self._removed(job, ("folder", "state.json")), deaths, since - _BUSY_S, until)
+        return any(since - _BUSY_S <= lost <= until for lost, _ in self._losses(job))
+
+    def untold(self, job: str, at: float) -> bool:
+        """Whether what happened then was in a record that was lost before the log heard of the job again.
+
+        Or would have been: until another watchdog comes, nobody can write it down.
+        """
+        heard = [one["mono"] for one in self._audit.of_job(job, _OF_PROCESSES)]
+        return any(
+            at - _BUSY_S <= again and not any(at + _BUSY_S < one < lost for one in heard)
+            for lost, again in self._losses(job)
+        )
+
+    def _losses(self, job: str) -> _Intervals:
+        """From when a record was lost for good until there was another one."""
+        return [
+            (max(removed, died), min(restored, replaced))
+            for removed, restored in self._removed(job, ("folder", "state.json"))
+            for died, replaced in self._of(job).watchdog_dead
+            if max(removed, died) - _BEFORE_S <= min(restored, replaced)
+        ]
 
     def pipe_lost(self, life: Life) -> bool:
         """Whether it wrote into a pipe whose name had been removed, and nobody may have held that at its end."""

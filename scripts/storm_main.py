@@ -18,6 +18,7 @@ from storm_attack import BYTES_A_DAY, Attackers, access
 from storm_audit import Audit
 from storm_client import Clients, Command
 from storm_faults import KINDS, Faults
+from storm_gaps import Gaps
 from storm_host import Host, become_ended
 from storm_jobs import all_jobs
 from storm_pulse import Pulse
@@ -133,7 +134,13 @@ class Storm:
         return True
 
     def _all_reported(self) -> bool | str:
-        missing = Audit(self._host.audit_file).unreported(self._witness.lives)
+        audit = Audit(self._host.audit_file)
+        gaps = Gaps(audit, self._faults.ledger, [])
+        missing = [
+            one
+            for one in audit.unreported(self._witness.lives)
+            if not gaps.untold(one.job, one.ended_at or 0)
+        ]
         return f"{len(missing)}, such as {missing[0]}" if missing else True
 
     def _check_desired(self) -> None:

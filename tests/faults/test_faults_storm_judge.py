@@ -42,9 +42,10 @@ class Log:
         self._file = folder / "audit.jsonl"
         self._records: list[dict[str, Any]] = []
 
-    def add(self, event: str, **keys: Any) -> None:
-        """A record of this moment."""
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat().replace("+00:00", "Z")
+    def add(self, event: str, *, shift: float = 0.0, **keys: Any) -> None:
+        """A record of this moment, or of one so many seconds later."""
+        at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=shift)
+        now = at.isoformat(timespec="microseconds").replace("+00:00", "Z")
         seq = len(self._records) + 1
         self._records.append({"seq": seq, "timestamp": now, "event": event, **keys})
 
@@ -265,6 +266,29 @@ def test_a_record_that_is_there_again_excuses_nothing(log):
     gaps = Gaps(log.audit(), faults, [])
     assert not gaps.record_lost("web", now + 4, now + 6)
     assert gaps.record_lost("web", now - 5, now + 6) is False
+
+
+@pytest.mark.parametrize(
+    ("at", "untold"),
+    [
+        pytest.param(-8.0, False, id="the-log-has-heard-of-the-job-since"),
+        pytest.param(-3.5, True, id="before-the-removal"),
+        pytest.param(-2.0, True, id="nobody-was-there"),
+        pytest.param(3.0, False, id="another-watchdog-was"),
+    ],
+)
+def test_what_went_with_a_record(log, at, untold):
+    """What happened since the log heard last of a job, until its next watchdog, may be gone with its record."""
+    now = time.monotonic()
+    log.add("process.started", job="web", number=0, pid=7, shift=-5.0)
+    log.add("watchdog.launched", job="web", pid=9, shift=0.0)
+    faults = [
+        Fault(now - 4, "killed", "web", 5),
+        Fault(now - 3, "removed", "web", 0, "state.json"),
+    ]
+    gaps = Gaps(log.audit(), faults, [])
+    assert gaps.untold("web", now + at) is untold
+    assert not Gaps(log.audit(), faults[:1], []).untold("web", now + at)
 
 
 def test_tracebacks(tmp_path):
