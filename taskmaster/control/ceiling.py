@@ -103,9 +103,7 @@ def _in_group(uid: int, gid: int | None) -> bool:
 
 def _output(key: str, path: str | None) -> str | None:
     if path is not None and path.startswith("/"):
-        return (
-            f"{key} is an absolute path, and taskmasterd opens it; allowed: a relative one, or null"
-        )
+        return f"{key} is an absolute path, or the output of taskmasterd itself; allowed: a relative one, or null"
     return None
 
 

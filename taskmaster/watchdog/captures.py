@@ -154,6 +154,7 @@ class Captures:
         left in the pipe, where the job would wait for it for ever."""
         key = (number, stream)
         pump = self._pumps.get(key)
+        begun = pump is None
         if pump is None:
             file = self._file(path, spec)
             try:
@@ -175,6 +176,9 @@ class Captures:
         self._paths[key] = path
         pump.max_bytes = spec.log_max_bytes
         pump.keep(spec.log_backups)
+        if not path.startswith("/") and begun:
+            # The job's own log folder, where nothing but generations of ours has such a name.
+            pump.prune()
         return pump
 
     def _file(self, path: str, spec: JobSpec) -> OutputFile:

@@ -96,12 +96,14 @@ class LogFile:
         """Be ready for output: the file is open, is the one of its name, and its size is known. Raises OSError."""
         if self.fd < 0:
             self.open()
-        self._lease()
+        if self._leases:
+            self._lease()
         if not self._is_in_place():
             self.release()
             self._find_again()
-            self._lease()
-            self._measure(os.fstat(self.fd))
+            if self._leases:
+                self._lease()
+            self.size = os.fstat(self.fd).st_size if self.regular else 0
 
     def release(self) -> None:
         """Others may open the file again. Harmless when they may already."""
@@ -110,8 +112,6 @@ class LogFile:
             fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
     def _lease(self) -> None:
-        if not self._leases or not self._splices:
-            return
         try:
             fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             self._leased = True
@@ -122,12 +122,13 @@ class LogFile:
 
     def _is_in_place(self) -> bool:
         try:
-            status = self.folder.stat(self._name)
+            status = (self._folder or self.folder).stat(self._name)
         except FileNotFoundError:
             return False
         except PermissionError:
             status = os.fstat(self.fd)  # the folder was closed to us; the file was not
-        self._measure(status)
+        if self.regular:
+            self.size = status.st_size
         return (status.st_dev, status.st_ino) == self._identity
 
     def _find_again(self) -> None:
@@ -139,9 +140,6 @@ class LogFile:
                 # What is written into it would be gone with it.
                 self.close_file()
                 raise
-
-    def _measure(self, status: os.stat_result) -> None:
-        self.size = status.st_size if self.regular else 0
 
     # writing ---------------------------------------------------------------------------------------
 
@@ -155,7 +153,7 @@ class LogFile:
 
     def never_splice(self) -> None:
         """See mover.Target."""
-        self._splices = False
+        self._splices = self._leases = False
         self.release()
 
     def append(self, data: bytes) -> int:

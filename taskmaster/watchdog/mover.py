@@ -159,6 +159,11 @@ def _enlarged(pipe: int) -> int:
     try:
         return fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EBUSY, errno.ENOMEM):
+        if error.errno not in (errno.EPERM, errno.EBUSY, errno.ENOMEM, *UNSUPPORTED):
             raise
+    try:
         return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return PEEK_BYTES

@@ -84,6 +84,11 @@ class Output:
         if backups < before:
             self._file.prune(backups, before)
 
+    def prune(self) -> None:
+        """Delete generations that are too many: their number was lowered while nothing ran."""
+        if self.max_bytes:
+            self._file.prune(self.backups)
+
     def drain(self) -> None:
         """Move everything that is in the pipe now, as far as it can be written now."""
         self._unblock()
@@ -110,7 +115,8 @@ class Output:
         for _ in range(_TURN_STEPS):
             step = self._step()
             moved += step
-            if step == 0 or moved >= _TURN_BYTES:
+            # After a small step there is most likely no more, and if there is the loop says so.
+            if step < PEEK_BYTES or moved >= _TURN_BYTES:
                 return
 
     def _step(self) -> int:

@@ -98,3 +98,16 @@ def test_fewer_backups(job: Job, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("out*"))) == 6
     job.captures.reconfigure(0, msgspec.structs.replace(first, log_backups=1))
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out", "out.1"]
+
+
+def test_fewer_backups_since_it_ran(job: Job, tmp_path: Path) -> None:
+    """In the job's own folder they go at the start; elsewhere what has such names may be somebody else's."""
+    own = tmp_path / "log/jobs/web"
+    own.mkdir(parents=True)
+    for number in range(1, 6):
+        (own / f"0_stderr.log.{number}").touch()
+        (tmp_path / f"out.{number}").touch()
+    job.captures.prepare(0, spec(tmp_path, log_backups=2)).close()
+    names = sorted(path.name for path in own.iterdir())
+    assert names == ["0_stderr.log", "0_stderr.log.1", "0_stderr.log.2"]
+    assert len(list(tmp_path.glob("out.*"))) == 5
