@@ -3,7 +3,8 @@
 Two pumps that rotate the same file would take it away from each other. The same file may be named by many paths
 (links, ``//``, ``..``, a folder mounted twice, a hard link), so files are told apart by what the kernel says:
 the folder that a path leads to and the name in it, and the file itself where there is one. That is looked up
-for absolute paths alone: a relative one is in the job's own log folder, which nobody else writes to.
+for absolute paths alone: a relative one is in the job's own log folder, and in the way of nobody but a job whose
+absolute path leads there.
 
 It reads folders and files of others only with ``stat``, and never opens one.
 """
@@ -26,7 +27,7 @@ from taskmaster.core.spec import INHERITED, JobSpec, output_path
 from taskmaster.errors import FileError
 
 #: How long what was looked up about the files of other jobs is believed, seconds. A start reads all jobs at once.
-_BELIEVED_S: Final = 1.0
+_BELIEVED_S: Final = 5.0
 
 #: Two of these that are equal are one file: (the folder's device, its inode, name), (device, inode), (path).
 _Key = tuple[object, ...]
@@ -90,18 +91,39 @@ class Outputs:
         file = spec.job + names.FILE_SUFFIX
         self._check_inherited(file, spec)
         self._look()
+        if not self._claims and not _has_absolute(spec):
+            return
         mine: dict[_Key, _Claim] = {}
         for claim in _claims(spec):
             called = list(self._names(spec.job, claim.path))
-            if _is_stream(str(called[0][0])):
+            path = str(called[0][0])
+            if _is_stream(path):
                 continue
-            keys = [*called, *_file(str(called[0][0]))]
+            keys = [*called, *_file(path)]
             self._check_own(file, claim, keys)
             for key in keys:
                 self._check_pair(file, claim, mine.setdefault(key, claim))
             for other in self._others(self._claims, keys, spec.job):
                 self._check_pair(file, claim, other)
             self._check_generations(file, claim, called)
+            if claim.path.startswith("/") and path.startswith(f"{self._logs}/"):
+                self._check_folder_of(file, claim, path[len(self._logs) + 1 :])
+
+    def _check_folder_of(self, file: str, claim: _Claim, path: str) -> None:
+        """``path``, in the log folder of a job: none of its relative outputs may be that."""
+        name, _, below = path.partition("/")
+        job = self._jobs.get(name)
+        if name == claim.spec.job or job is None or job.spec is None or not self._has_file(name):
+            return
+        base, number = _generation(below)
+        for other in _claims(job.spec):
+            rotated, other_number = _generation(other.path)
+            if other.path == below:
+                self._check_pair(file, claim, other)
+            elif other.alone and other.path == base and number <= job.spec.log_backups:
+                self._refuse_generation(file, claim, other, other.path)
+            elif claim.alone and rotated == below and other_number <= claim.spec.log_backups:
+                self._refuse_generation(file, claim, other, claim.path)
 
     def _check_pair(self, file: str, claim: _Claim, other: _Claim) -> None:
         if other is claim or not (claim.alone or other.alone):
@@ -146,7 +168,7 @@ class Outputs:
     # what is known of the others -------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Know the files of all jobs that are in force, and the daemon's."""
+        """Know the absolute outputs of all jobs that are in force, and the daemon's files."""
         now = time.monotonic()
         if now - self._looked_at >= _BELIEVED_S:
             self._claims, self._numbered, self._known, self._folders = {}, {}, {}, {}
@@ -158,19 +180,25 @@ class Outputs:
                 self._own_files |= dict.fromkeys(
                     _file(number), "where the output of taskmasterd itself goes"
                 )
+        known = self._known
         for name, job in self._jobs.items():
-            if job.spec is None or self._known.get(name) is job.spec:
+            spec = job.spec
+            if spec is None or known.get(name) is spec:
                 continue
-            self._known[name] = job.spec
-            for claim in _claims(job.spec):
-                called = list(self._names(name, claim.path))
-                # Of a relative one the file itself is another one after each rotation, and nobody else's.
-                itself = _file(str(called[0][0])) if claim.path.startswith("/") else ()
-                for key in (*called, *itself):
-                    self._claims.setdefault(key, []).append(claim)
-                base, number = _generation(claim.path)
-                for key in self._names(name, base) if number else ():
-                    self._numbered.setdefault(key, []).append(claim)
+            known[name] = spec
+            if _has_absolute(spec):
+                self._know(spec)
+
+    def _know(self, spec: JobSpec) -> None:
+        for claim in _claims(spec):
+            if not claim.path.startswith("/"):
+                continue
+            called = list(self._names(spec.job, claim.path))
+            for key in (*called, *_file(str(called[0][0]))):
+                self._claims.setdefault(key, []).append(claim)
+            base, number = _generation(claim.path)
+            for key in self._names(spec.job, base) if number else ():
+                self._numbered.setdefault(key, []).append(claim)
 
     def _names(self, job: str, path: str) -> Iterator[_Key]:
         """What the name of a file is told by, whether there is such a file or not; first the whole path."""
@@ -220,6 +248,13 @@ class Outputs:
         if what:
             accepted = "a file that is not taskmasterd's own"
             raise FileError(file, claim.stream, f"{claim.path}, which is {what}", accepted)
+
+
+def _has_absolute(spec: JobSpec) -> bool:
+    return any(
+        path is not None and path.startswith("/") and path not in INHERITED
+        for path in (spec.stdout, spec.stderr)
+    )
 
 
 def _claims(spec: JobSpec) -> Iterator[_Claim]:

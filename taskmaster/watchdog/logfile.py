@@ -24,10 +24,6 @@ from typing import Final
 from taskmaster.watchdog.outputfolder import Folder
 
 _FLAGS: Final = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-#: A lease is refused: others have the file open; not of our user; not known to the file system.
-_NO_LEASE: Final = frozenset(
-    {errno.EAGAIN, errno.EACCES, errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENOLCK}
-)
 
 
 class LogFile:
@@ -116,9 +112,9 @@ class LogFile:
             fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             self._leased = True
         except OSError as error:
-            if error.errno not in _NO_LEASE:
-                raise
-            self._leases = error.errno == errno.EAGAIN
+            # Whichever it is (not our user's file, unknown to the file system or the sandbox), there is another
+            # way; only that others have the file open just now may be over the next time.
+            self._leases = error.errno in (errno.EAGAIN, errno.ENOMEM)
 
     def _is_in_place(self) -> bool:
         try:
@@ -148,7 +144,11 @@ class LogFile:
         if not self._splices or (self.regular and not self._leased):
             raise LookupError
         if self._appends:
-            self._append(False)
+            try:
+                self._append(False)
+            except PermissionError:  # it was made append-only meanwhile
+                self.never_splice()
+                raise LookupError from None
         return self.size if self.regular else None
 
     def never_splice(self) -> None:

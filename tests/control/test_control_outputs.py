@@ -125,6 +125,11 @@ def test_another_jobs_own_folder(jobs: Jobs) -> None:
     assert "job b" in jobs.refused("a", "%n_stdout.log")
     assert jobs.refused("a", "other.log") == ""
     assert "crash" in jobs.refused("b", "{}/log/jobs/a/watchdog.crash")
+    jobs.clear()
+    jobs.put("a", "x", stderr="y.2")
+    assert "rotation" in jobs.refused("b", "{}/log/jobs/a/x.7")
+    assert "rotation" in jobs.refused("b", "{}/log/jobs/a/y", log_backups=2)
+    assert jobs.refused("b", "{}/log/jobs/a/y", log_backups=1) == ""
 
 
 def test_generations(jobs: Jobs) -> None:
