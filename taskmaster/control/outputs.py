@@ -12,7 +12,6 @@ It reads folders and files of others only with ``stat``, and never opens one.
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Protocol
@@ -21,16 +20,14 @@ import msgspec
 
 from taskmaster.config import outputnames
 from taskmaster.config.daemon import DaemonConfig
-from taskmaster.control import messages
+from taskmaster.control import filekeys, messages
+from taskmaster.control.filekeys import Key
 from taskmaster.core import names
 from taskmaster.core.spec import INHERITED, JobSpec, output_path
 from taskmaster.errors import FileError
 
 #: How long what was looked up about the files of other jobs is believed, seconds. A start reads all jobs at once.
 _BELIEVED_S: Final = 5.0
-
-#: Two of these that are equal are one file: (the folder's device, its inode, name), (device, inode), (path).
-_Key = tuple[object, ...]
 
 
 class _Job(Protocol):
@@ -46,14 +43,6 @@ class _Claim(msgspec.Struct, frozen=True):
     stream: str
     path: str
     alone: bool
-
-
-class _Own(msgspec.Struct, frozen=True):
-    """A file or folder of the daemon: what it is called in errors, and where it is."""
-
-    what: str
-    path: str
-    is_folder: bool = False
 
 
 class _Folder(msgspec.Struct, frozen=True):
@@ -75,15 +64,15 @@ class Outputs:
     ) -> None:
         self._logs = os.path.realpath(config.log_directory / "jobs")
         self._messages = messages.path_of(config)
-        self._own = tuple(_own(config))
+        self._own = tuple(filekeys.own_files(config))
         self._jobs = jobs
         self._has_file = has_file
-        self._claims: dict[_Key, list[_Claim]] = {}
+        self._claims: dict[Key, list[_Claim]] = {}
         #: Files whose names end as generations do, by what would be rotated to that.
-        self._numbered: dict[_Key, list[_Claim]] = {}
+        self._numbered: dict[Key, list[_Claim]] = {}
         self._known: dict[str, JobSpec] = {}
         self._folders: dict[str, _Folder] = {}
-        self._own_files: dict[_Key, str] = {}
+        self._own_files: dict[Key, str] = {}
         self._looked_at = -_BELIEVED_S
 
     def check(self, spec: JobSpec) -> None:
@@ -93,13 +82,13 @@ class Outputs:
         self._look()
         if not self._claims and not _has_absolute(spec):
             return
-        mine: dict[_Key, _Claim] = {}
+        mine: dict[Key, _Claim] = {}
         for claim in _claims(spec):
             called = list(self._names(spec.job, claim.path))
             path = str(called[0][0])
-            if _is_stream(path):
+            if filekeys.is_stream(path):
                 continue
-            keys = [*called, *_file(path)]
+            keys = [*called, *filekeys.file_key(path)]
             self._check_own(file, claim, keys)
             for key in keys:
                 self._check_pair(file, claim, mine.setdefault(key, claim))
@@ -135,7 +124,7 @@ class Outputs:
             accepted = "a file of its own, or logMaxBytes 0 for both"
         raise FileError(file, claim.stream, f"{claim.path}, which is {whose}", accepted)
 
-    def _check_generations(self, file: str, claim: _Claim, called: list[_Key]) -> None:
+    def _check_generations(self, file: str, claim: _Claim, called: list[Key]) -> None:
         """What rotation makes of a file is taken, too."""
         base, number = _generation(claim.path)
         job = claim.spec.job
@@ -153,7 +142,7 @@ class Outputs:
         raise FileError(file, claim.stream, found, "another name, or logMaxBytes 0")
 
     def _others(
-        self, known: Mapping[_Key, list[_Claim]], keys: Iterable[_Key], job: str
+        self, known: Mapping[Key, list[_Claim]], keys: Iterable[Key], job: str
     ) -> Iterator[_Claim]:
         for key in keys:
             for claim in known.get(key, ()):
@@ -174,11 +163,14 @@ class Outputs:
             self._claims, self._numbered, self._known, self._folders = {}, {}, {}, {}
             self._looked_at = now
             self._own_files = {
-                key: own.what for own in self._own if not own.is_folder for key in _file(own.path)
+                key: own.what
+                for own in self._own
+                if not own.is_folder
+                for key in filekeys.file_key(own.path)
             }
             for number in INHERITED.values():
                 self._own_files |= dict.fromkeys(
-                    _file(number), "where the output of taskmasterd itself goes"
+                    filekeys.file_key(number), "where the output of taskmasterd itself goes"
                 )
         known = self._known
         for name, job in self._jobs.items():
@@ -194,13 +186,13 @@ class Outputs:
             if not claim.path.startswith("/"):
                 continue
             called = list(self._names(spec.job, claim.path))
-            for key in (*called, *_file(str(called[0][0]))):
+            for key in (*called, *filekeys.file_key(str(called[0][0]))):
                 self._claims.setdefault(key, []).append(claim)
             base, number = _generation(claim.path)
             for key in self._names(spec.job, base) if number else ():
                 self._numbered.setdefault(key, []).append(claim)
 
-    def _names(self, job: str, path: str) -> Iterator[_Key]:
+    def _names(self, job: str, path: str) -> Iterator[Key]:
         """What the name of a file is told by, whether there is such a file or not; first the whole path."""
         if not path.startswith("/"):
             yield (f"{self._logs}/{job}/{path}",)
@@ -215,15 +207,17 @@ class Outputs:
         found = self._folders.get(path)
         if found is None:
             real = os.path.realpath(path)
-            own = next((own.what for own in self._own if own.is_folder and _is_in(real, own)), "")
+            own = next(
+                (own.what for own in self._own if own.is_folder and filekeys.is_in(real, own)), ""
+            )
             taken = [
                 (os.path.basename(own.path), own.what)
                 for own in self._own
-                if not own.is_folder and _same(real, os.path.dirname(own.path))
+                if not own.is_folder and filekeys.same(real, os.path.dirname(own.path))
             ]
             if os.path.dirname(real) == self._logs:
                 taken.append((names.CRASH_FILE, "where a watchdog leaves the reason of a crash"))
-            found = self._folders[path] = _Folder(real, _identity(real), own, tuple(taken))
+            found = self._folders[path] = _Folder(real, filekeys.identity(real), own, tuple(taken))
         return found
 
     # the daemon's own ------------------------------------------------------------------------------
@@ -235,7 +229,7 @@ class Outputs:
                 found = f"the output of taskmasterd, which goes to {self._messages} (--detach)"
                 raise FileError(file, stream, found, "a file, or null")
 
-    def _check_own(self, file: str, claim: _Claim, keys: Iterable[_Key]) -> None:
+    def _check_own(self, file: str, claim: _Claim, keys: Iterable[Key]) -> None:
         what = next((self._own_files[key] for key in keys if key in self._own_files), "")
         if claim.path.startswith("/"):
             place, name = os.path.split(claim.path)
@@ -267,53 +261,3 @@ def _generation(path: str) -> tuple[str, int]:
     base, _, number = path.rpartition(".")
     is_one = base and number.isascii() and number.isdigit() and number[0] != "0"
     return (base, int(number)) if is_one and len(number) < 5 else ("", 0)
-
-
-def _own(config: DaemonConfig) -> Iterator[_Own]:
-    yield _Own("the audit log", str(config.audit_file))
-    if config.audit_seal_file is not None:
-        yield _Own("the sealing key", str(config.audit_seal_file))
-    yield _Own("the file of taskmasterd's messages", str(messages.path_of(config)))
-    if config.file is not None:
-        yield _Own("the configuration of taskmasterd", str(config.file))
-    yield _Own("in configDirectory", str(config.config_directory), True)
-    yield _Own("in stateDirectory", str(config.state_directory), True)
-
-
-def _file(path: str | int) -> Iterator[_Key]:
-    """The key of the file itself, where there is one."""
-    try:
-        found = os.stat(path, follow_symlinks=isinstance(path, int))
-    except OSError:  # ENOENT, EACCES; EBADF
-        return
-    if stat.S_ISREG(found.st_mode):
-        yield (found.st_dev, found.st_ino)
-
-
-def _is_stream(path: str) -> bool:
-    """Whether it is a device or a pipe, which may have many writers and is not rotated."""
-    try:
-        mode = os.stat(path, follow_symlinks=False).st_mode
-    except OSError:  # ENOENT, EACCES
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
-
-
-def _identity(folder: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(folder)
-    except OSError:  # ENOENT, EACCES: the job will not start, and says why
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _is_in(real: str, own: _Own) -> bool:
-    place = os.path.realpath(own.path)
-    return real == place or real.startswith(f"{place}/") or _same(real, place)
-
-
-def _same(one: str, other: str) -> bool:
-    if os.path.realpath(other) == one:
-        return True
-    found = _identity(one)
-    return found is not None and found == _identity(other)

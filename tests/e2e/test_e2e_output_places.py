@@ -31,9 +31,11 @@ def run(daemon, name, cmd, **keys):
 
 
 @needs_root
-@pytest.mark.parametrize("max_bytes", [0, 52428800])
-@pytest.mark.parametrize("then", ["restart", "upgrade", "kill"])
-def test_a_folder_of_the_jobs_user_becomes_a_link(daemon, open_folder, max_bytes, then):
+@pytest.mark.parametrize(
+    ("then", "max_bytes"),
+    [("restart", 0), ("restart", 52428800), ("upgrade", 52428800), ("kill", 52428800)],
+)
+def test_a_folder_of_the_jobs_user_becomes_a_link(daemon, open_folder, then, max_bytes):
     """After a restart, an upgrade or the death of its watchdog: nothing in root's folder, and others run on."""
     home, root = open_folder / "home", open_folder / "root"
     for folder in (home, home / "log", root):
