@@ -66,3 +66,35 @@ def hold(directory: int, pipe: str) -> int:
         os.close(fd)
         raise OSError(errno.EEXIST, "exists and is no pipe", pipe)
     return fd
+
+
+def hold_nameless(directory: int, pipe: str, pid: int, end: int) -> int:
+    """The pipe that descriptor ``end`` of process ``pid`` still is; -1 where it is the one in the folder, or none.
+
+    The folder, or one above it, was removed or moved away. Only a pipe of this name that is ours or that process's
+    own is taken: it may have put anything else in the place of its output, and to read from that would take it
+    from somebody. Raises OSError.
+    """
+    place = f"/proc/{pid}/fd/{end}"
+    try:
+        owners = (os.geteuid(), os.stat(f"/proc/{pid}").st_uid)
+        held = os.open(place, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # ENOENT, ESRCH, EACCES
+        return -1
+    try:
+        leads = os.readlink(f"/proc/self/fd/{held}").removesuffix(" (deleted)")
+        about = os.fstat(held)
+        if not leads.endswith(f"/{pipe}") or about.st_uid not in owners:
+            return -1
+        if not stat.S_ISFIFO(about.st_mode):
+            return -1
+        try:
+            named = os.stat(pipe, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            pass
+        else:
+            if (named.st_dev, named.st_ino) == (about.st_dev, about.st_ino):
+                return -1
+        return os.open(f"/proc/self/fd/{held}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(held)

@@ -208,6 +208,45 @@ def watch_folder(path: str) -> int:
     return fd
 
 
+#: What tells that something of a folder was removed or moved, or the folder itself.
+_IN_REMOVALS: Final = 0x40 | 0x80 | 0x200 | 0x400 | 0x800 | 0x01000000
+_IN_REMOVED_HERE: Final = 0x200 | 0x400 | 0x800 | 0x01000000
+
+
+def inotify() -> int:
+    """A descriptor for ``watch_removals``."""
+    fd = int(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"inotify_init1: {os.strerror(number)}")
+    return fd
+
+
+def watch_removals(fd: int, path: str, *, moves: bool) -> int:
+    """Have ``fd`` tell when something in a folder is removed, with ``moves`` also moved away; a number for it."""
+    mask = ctypes.c_uint32(_IN_REMOVALS if moves else _IN_REMOVED_HERE)
+    found = int(_libc.inotify_add_watch(fd, ctypes.c_char_p(os.fsencode(path)), mask))
+    if found < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"inotify_add_watch: {os.strerror(number)}", path)
+    return found
+
+
+def removals(fd: int) -> set[int]:
+    """The numbers of the folders in which something was removed; -1: too much to tell."""
+    found: set[int] = set()
+    while True:
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return found
+        at = 0
+        while at < len(data):
+            number, _, _, length = _INOTIFY_EVENT.unpack_from(data, at)
+            found.add(number)
+            at += _INOTIFY_EVENT.size + length
+
+
 def folder_events(fd: int) -> bool:
     """Take what ``watch_folder`` has to tell; whether it tells on, which it does not of a folder that is gone."""
     on = True

@@ -157,6 +157,8 @@ LAWS = {
                     "taskmaster.channel",
                     "taskmaster.stdio",
                     "taskmaster.accounts",
+                    "taskmaster.beacon",
+                    "taskmaster.statefolder",
                 }
                 | {"taskmaster.__version__", "taskmaster.__file__"}
             ),

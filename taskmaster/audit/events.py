@@ -97,6 +97,11 @@ class Event(str, enum.Enum):
     #: What a dead watchdog recorded of a job cannot be used; the job begins anew.
     STATE_REJECTED = "state.rejected"
 
+    #: Something of the state directory was removed by somebody, and is there again.
+    STATE_RESTORED = "state.restored"
+    #: It cannot be made again for now: what runs is watched, nothing new is started.
+    STATE_LOST = "state.lost"
+
     #: Output of a process could not be kept.
     OUTPUT_DROPPED = "output.dropped"
     #: An output file is over its size and could not be rotated; output goes on in it.
@@ -178,6 +183,8 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.PROCESS_ADOPTED: (*_PROCESS, "uptime", "cause", "at"),
     Event.PROCESS_HANDED_OVER: (*_PROCESS, "exitCode", "signal"),
     Event.STATE_REJECTED: ("job", "file", "error", "at"),
+    Event.STATE_RESTORED: ("job", "what", "at"),
+    Event.STATE_LOST: ("job", "error", "retryS", "at"),
     Event.OUTPUT_DROPPED: ("job", "number", "stream", "bytes", "reason", "at"),
     Event.OUTPUT_ROTATE_FAILED: ("job", "number", "stream", "reason", "at"),
     Event.AUDIT_REPAIRED: ("file", "bytes", "torn", "kept", "skippedBytes", "resumedAfter"),

@@ -80,7 +80,9 @@ class Renderer:
         self._second = -1
         self._second_text = b""
         recorder: _Recorder = structlog.wrap_logger(
-            None,
+            # Nothing is written by it. With None it would be made for the standard output of the time when
+            # structlog was imported, which may not have been open.
+            object(),
             # structlog's own JSONRenderer would cost 1 us more a record.
             processors=[self._stamp, lambda _logger, _method, record: canonical(record)],
             wrapper_class=_Recorder,

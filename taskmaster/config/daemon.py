@@ -32,6 +32,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The daemon's configuration with every default filled in; paths are absolute.
 
     ``base``: what a job's relative ``dir`` is relative to. ``file``: None where no file was read.
+    ``socket_link``: a second path of the socket, in a folder that may vanish.
     ``port``: 0 is any free one, None no TCP. ``audit_max_bytes``: 0 is no rotation. ``commands_per_second``,
     ``idle_timeout_s``: 0 is no limit. ``tls``: None is none.
     """
@@ -41,6 +42,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsFiles | None
     allow_insecure_remote: bool
     socket: Path | None
+    socket_link: Path | None = None
     socket_mode: int
     access: tuple[Rule, ...]
     push_enabled: bool
@@ -177,9 +179,7 @@ DAEMON_KEYS: Final = (
     Key(
         name="stateDirectory",
         kind=kinds.path(),
-        default=Computed(
-            "/run/taskmaster; $XDG_RUNTIME_DIR/taskmaster, else $XDG_STATE_HOME/taskmaster/run"
-        ),
+        default=Computed("/run/taskmaster; $XDG_STATE_HOME/taskmaster/run"),
         fields=("state_directory",),
         meaning="Where the state of the running daemon is, mode 0700; one daemon for each.",
     ),
@@ -448,6 +448,9 @@ def _filled(values: dict[str, Any], places: Places, file: Path | None) -> Daemon
             **plain,
             "tls": _tls(values["tls"], file),
             "socket": None if no_socket else at("socket") or state / "control.sock",
+            "socket_link": None
+            if values.keys() & {"socket", "stateDirectory"}
+            else places.socket_link(),
             "config_directory": jobs,
             "log_directory": logs,
             "state_directory": state,

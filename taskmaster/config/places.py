@@ -1,11 +1,12 @@
 """Where a daemon keeps its things unless told otherwise: the system's folders for root, else the user's.
 
 The user's follow the XDG base directory specification, in which a relative path in a variable is
-ignored. It only names folders; it never makes or looks into one.
+ignored. It only names folders, and never makes one.
 """
 
 from __future__ import annotations
 
+import os
 import pwd
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,13 +34,21 @@ class Places:
         return self._xdg("XDG_STATE_HOME", ".local/state") / "taskmaster/log"
 
     def state(self) -> Path:
-        """Where the state of the running daemon goes."""
+        """Where the state of the running daemon goes: what runs must outlive a logout, which removes
+        ``XDG_RUNTIME_DIR``. An older version kept it there; while it is there, it is the one."""
         if self._uid == 0:
             return Path("/run/taskmaster")
         runtime = self._absolute("XDG_RUNTIME_DIR")
-        if runtime is not None:
+        if runtime is not None and os.path.isfile(runtime / "taskmaster/lock"):
             return runtime / "taskmaster"
         return self._xdg("XDG_STATE_HOME", ".local/state") / "taskmaster/run"
+
+    def socket_link(self) -> Path | None:
+        """Where programs look for a user's socket; None where that is the socket itself."""
+        runtime = self._absolute("XDG_RUNTIME_DIR")
+        if self._uid == 0 or runtime is None or self.state() == runtime / "taskmaster":
+            return None
+        return runtime / "taskmaster/control.sock"
 
     def _xdg(self, variable: str, below_home: str) -> Path:
         return self._absolute(variable) or self._home() / below_home

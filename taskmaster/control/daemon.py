@@ -51,8 +51,10 @@ from taskmaster.control.supervisor import Supervisor
 from taskmaster.control.tally import Tally
 from taskmaster.control.troubles import Troubles
 from taskmaster.control.turns import Turns
+from taskmaster.control.upkeep import Upkeep
+from taskmaster.core import lifetime
 from taskmaster.core.lifetime import Effect, Phase
-from taskmaster.errors import FileError
+from taskmaster.errors import FileError, Held
 from taskmaster.eventloop import EventLoop
 from taskmaster.wire.queries import Command
 from taskmaster.wire.replies import Reply
@@ -170,6 +172,17 @@ class Daemon:
             alone=config.socket is None,
         )
         self._compose_life(limits, old)
+        self._upkeep = Upkeep(
+            self._loop,
+            premises.statedir,
+            self._supervisor,
+            self._server,
+            self._audit,
+            self._say,
+            socket=None if config.socket is None else (config.socket, config.socket_mode),
+            link=config.socket_link,
+            usurped=self._usurped,
+        )
 
     def _compose_life(
         self, limits: tuple[tuple[int, tuple[int, int]], ...], old: OldProgram | None
@@ -255,10 +268,16 @@ class Daemon:
         self._supervisor.reaper.collect()
         self._supervisor.silence.look_for_stopped()
         self._audit.flush(durable=True)
+        self._upkeep.begin()
         self._proofs.begin()
         if self._arrival is not None:
             # Last: whatever fails before is the way back to the program that ran.
             self._arrival.begin()
+
+    def _usurped(self) -> None:
+        """Another daemon has the state directory: the jobs are its, and two must not be."""
+        self._ending.status = Held.exit_status
+        self._life.happens(lifetime.Event.LEAVE_ASKED)
 
     def _secured(self) -> ssl.SSLContext | None:
         """What TLS connections are secured with. Raises FileError."""
@@ -346,13 +365,16 @@ class Daemon:
         self._dispatcher.tell_counted()
         uptime_s = round(time.monotonic() - self._began, 3)
         self._audit.record(Event.DAEMON_STOPPED, pid=os.getpid(), uptime=uptime_s)
+        socket = self._config.socket
+        is_ours = socket is not None and self._server.has_unix(socket)
         self._server.stop_listening()
         self._dispatcher.answer_all()
         for session in list(self._dispatcher.sessions):
             session.close("the daemon ends")
-        if self._config.socket is not None:
+        self._upkeep.end()
+        if socket is not None and is_ours:
             try:
-                os.unlink(self._config.socket)
+                os.unlink(socket)
             except OSError:
                 pass  # removed by somebody else
         self._proofs.end()

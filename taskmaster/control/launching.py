@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from taskmaster import fifos, procfs, syscalls
+from taskmaster import fifos, procfs, statefolder, syscalls
 from taskmaster.audit import AuditLog, Event
 from taskmaster.control import launch, link
 from taskmaster.control.job import Job, Watchdog
@@ -52,6 +54,8 @@ class Launching:
         self._limits = limits
         self._deadline_s = deadline_s
         self._to_launch: deque[Job] = deque()
+        #: Told of each job whose state folder is open.
+        self.entered: Callable[[Job], object] = lambda job: None
 
     def is_alive(self, name: str) -> bool:
         """Whether the state folder of this name is that of something alive: a watchdog, or processes on record.
@@ -65,6 +69,8 @@ class Launching:
             return True
         try:
             if self._statedir.holder_of(directory) is not None:
+                return True
+            if name in self._statedir.seen.watchdogs or name in self._statedir.seen.orphaned:
                 return True
             living = ((procfs.stat(pid), start) for pid, start in recorded(directory, name))
             return any(one is not None and one.start == start for one, start in living)
@@ -98,18 +104,24 @@ class Launching:
         if job.spec is None:
             return
         try:
-            if job.directory >= 0 and os.fstat(job.directory).st_nlink == 0:
-                # Somebody has removed the folder with what was in it: nothing is left to adopt by.
-                job.close_pipes(set())
-                os.close(job.directory)
-                job.directory = -1
-            if job.directory < 0:
-                job.directory = self._statedir.job(job.name)
+            self.enter(job)
             if not self._find(job):
                 self.hold_pipes(job)
                 self._launch(job)
         except OSError as error:
             self._launch_failed(job, error)
+
+    def enter(self, job: Job) -> None:
+        """Have the job's state folder open: the one that is there now. Raises OSError."""
+        if job.directory >= 0 and "folder" in self._statedir.missing(job.name, job.directory):
+            # Somebody has removed it with what was in it.
+            job.close_pipes(set())
+            os.close(job.directory)
+            job.directory = -1
+        if job.directory < 0:
+            job.directory = self._statedir.job(job.name)
+            job.had_state = job.had_state or job.name in self._statedir.seen.orphaned
+        self.entered(job)
 
     def hold_pipes(self, job: Job) -> None:
         """Hold the job's pipes open, so that no death of others empties them. What fails, is tried again."""
@@ -123,6 +135,14 @@ class Launching:
                 except OSError as error:
                     self._say.error(f"job {job.name}: pipe {name} is not held: {error.strerror}")
                     return
+
+    def renew_pipes(self, job: Job) -> None:
+        """Hold the pipes that are there now: a name may have been removed, and belong to another pipe since."""
+        for name, held in list(job.pipes.items()):
+            if not statefolder.is_there(job.directory, name, held):
+                os.close(job.pipes.pop(name))
+        if job.spec is not None:
+            self.hold_pipes(job)
 
     def _find(self, job: Job) -> bool:
         try:
@@ -180,7 +200,7 @@ class Launching:
         """The watchdog that holds the lock of the job's folder, the job's from now on; None where none does."""
         pid = self._statedir.holder_of(job.directory)
         if pid is None:
-            return None
+            return self._by_beacon(job)
         known = job.watchdog
         if known is None or known.pid != pid:
             try:
@@ -189,6 +209,24 @@ class Launching:
                 return None  # it has ended meanwhile
             self._supervisor.know(job, known)
             job.witness.watch(recorded(job.directory, job.name))
+        return known
+
+    def _by_beacon(self, job: Job) -> Watchdog | None:
+        """The job's watchdog whose folder was removed while no daemon ran: it is told to make it again."""
+        held = self._statedir.stray(job.name)
+        if held is None:
+            return None
+        pid = self._statedir.seen.watchdogs[job.name]
+        known = job.watchdog
+        if known is None or known.pid != pid:
+            known = Watchdog(pid, None, held)
+            self._supervisor.know(job, known)
+        else:
+            os.close(held)
+        try:
+            signal.pidfd_send_signal(known.pidfd, signal.SIGUSR1)
+        except ProcessLookupError:
+            return None  # it has ended meanwhile
         return known
 
     def fork(self, job: Job, waits_s: float = 0.0) -> launch.Launched:

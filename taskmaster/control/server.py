@@ -25,6 +25,7 @@ from taskmaster.control.dispatcher import Dispatcher
 from taskmaster.control.handover import HandedConnection, HandedListener
 from taskmaster.control.handshakes import Handshakes
 from taskmaster.control.idle import Idle
+from taskmaster.control.lifetime.listeners import file_of
 from taskmaster.control.peers import Kernel, Peer, Unidentified
 from taskmaster.control.say import Say
 from taskmaster.control.seats import Seats, who_goes
@@ -135,6 +136,21 @@ class Server:
         self.addresses.append(f"{host or '*'}:{self.port}")
         self._kernel.try_out(listener)
         self._add(listener, "tcp")
+
+    def has_unix(self, path: Path) -> bool:
+        """Whether the socket at this path is the one that is listened on."""
+        there = file_of(path)
+        return any(one.kind == "unix" and one.file == there for one, _ in self._listeners)
+
+    def listen_unix_anew(self, path: Path, mode: int) -> None:
+        """The socket's file was removed, and nobody can connect: listen at a new one. Raises CannotListen."""
+        before = [one for one in self._listeners if one[0].kind == "unix"]
+        self.listen_unix(path, mode)
+        for entry in before:
+            self.addresses.remove(entry[0].address)
+            self._loop.unwatch(entry[1])
+            os.close(entry[0].fd)
+            self._listeners.remove(entry)
 
     def listen_unix(self, path: Path, mode: int) -> None:
         """Listen on a Unix socket of this mode; one that is left from before is replaced. Raises CannotListen."""

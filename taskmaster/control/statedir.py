@@ -13,7 +13,7 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from taskmaster import procfs
+from taskmaster import beacon, procfs, statefolder
 from taskmaster.core import names
 from taskmaster.errors import FileError, Held
 
@@ -30,10 +30,88 @@ class StateDirectory:
 
     def __init__(self, path: Path, lock: int | None = None) -> None:
         self.path = path
+        is_made = lock is None and not os.path.lexists(path / "lock")
         self.fd = _private_folder(path, make=lock is None, mend=lock != -1)
         #: To be handed to the program that this one re-executes: a descriptor of the lock's file that is
         #: closed gives the lock up.
         self.lock = self._take_lock() if lock is None else lock
+        #: What runs of this state directory though its folder may be gone.
+        self.seen = beacon.Seen(None, {}, frozenset())
+        if lock != -1:
+            self._look(is_made)
+            self._beacon = beacon.light(str(self._real_path()))
+
+    def _real_path(self) -> Path:
+        return Path(os.readlink(f"/proc/self/fd/{self.fd}"))
+
+    def _look(self, is_made: bool) -> None:
+        """Whose processes this directory's are: a lock that nobody holds because it was removed tells nothing."""
+        self.seen = beacon.look(str(self._real_path()))
+        if is_made and self.seen.daemon is not None:
+            os.unlink("lock", dir_fd=self.fd)
+            raise Held(
+                f"{self.path} was removed, and is still that of another taskmasterd"
+                f"{_named(self.seen.daemon)}; one daemon to a stateDirectory"
+            )
+
+    def restore(self) -> list[str]:
+        """Make again what of the directory itself was removed; names of that.
+
+        Raises Held where another daemon has it by now, and OSError where it cannot be made.
+        """
+        made: list[str] = []
+        if statefolder.was_moved(self.fd, str(self.path)):
+            return made
+        folder = statefolder.enter(str(self.path))
+        try:
+            if statefolder.put_in_place(self.fd, folder):
+                made.append("folder")
+        finally:
+            os.close(folder)
+        try:
+            lock = statefolder.lock_anew(self.fd, self.lock)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise Held(f"{self.path} was removed, and another taskmasterd has it now") from None
+        if lock != self.lock:
+            self.lock = lock
+            made.append("lock")
+        return made
+
+    def missing(self, name: str, directory: int) -> list[str]:
+        """What is missing of a job's folder, which is open as ``directory``."""
+        try:
+            jobs = os.open("jobs", _FOLDER_FLAGS, dir_fd=self.fd)
+            try:
+                folder = os.open(name, _FOLDER_FLAGS, dir_fd=jobs)
+            finally:
+                os.close(jobs)
+        except OSError:  # ENOENT, ENOTDIR: gone, or something else in its place
+            return ["folder"]
+        try:
+            if not statefolder.same(folder, directory):
+                return ["folder"]
+            there = set(os.listdir(folder))
+            return [one for one in ("lock", "link.sock", "state.json") if one not in there]
+        finally:
+            os.close(folder)
+
+    def stray(self, name: str) -> int | None:
+        """A pidfd of the watchdog of this job that lives, and is not where it should be; None where none does."""
+        pid = self.seen.watchdogs.get(name)
+        if pid is None:
+            return None
+        try:
+            held = os.pidfd_open(pid)
+        except OSError:
+            held = -1
+        if held >= 0 and beacon.is_lit(pid, str(self._real_path()), name):
+            return held
+        if held >= 0:
+            os.close(held)
+        del self.seen.watchdogs[name]
+        return None
 
     def _take_lock(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -97,7 +175,8 @@ class StateDirectory:
         except OSError:
             return []  # told by ``job``, of each job
         try:
-            return sorted(name for name in os.listdir(folder) if names.is_valid(name))
+            found = {*os.listdir(folder), *self.seen.watchdogs, *self.seen.orphaned}
+            return sorted(name for name in found if names.is_valid(name))
         finally:
             os.close(folder)
 

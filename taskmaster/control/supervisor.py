@@ -60,6 +60,8 @@ _NOTICES: Final = {
         Event.OUTPUT_DROPPED,
         Event.OUTPUT_ROTATE_FAILED,
         Event.STATE_REJECTED,
+        Event.STATE_RESTORED,
+        Event.STATE_LOST,
     )
 }
 #: A notice that comes later than this tells when it happened.

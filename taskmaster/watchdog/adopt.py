@@ -30,7 +30,7 @@ def adopt(runner: Runner, found: StateRecord) -> None:
     for recorded in found.places:
         place = Place.recorded(recorded)
         runner.places[place.number] = place
-        runner.captures.resume(place.number, runner.spec)
+        runner.captures.resume(place.number, runner.spec, place.pid)
         runner.memory.resume(place)
     pipes = _pipes(runner)
     inherited = [(procfs.stat(pid), start) for pid, start in found.inherited]
@@ -83,7 +83,7 @@ def without_record(runner: Runner) -> None:
         place.pid, place.start, place.session = pid, status.start, pid
         place.process = Process(Phase.RUNNING, Desired.UP)
         runner.family.has_strangers = True
-        runner.captures.resume(number, runner.spec)
+        runner.captures.resume(number, runner.spec, pid)
         runner.memory.resume(place)
         runner.endings.resume = lambda place: resume(runner, place)
         _take(runner, place)

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
-from taskmaster import fifos
+from taskmaster import fifos, statefolder
 from taskmaster.core.spec import INHERITED, JobSpec, output_path
 from taskmaster.eventloop import EventLoop
 from taskmaster.watchdog import logfolder, outputfolder, privileges
@@ -87,6 +87,7 @@ class Captures:
                 path = output_path(spec, stream, number)
                 if fifos.captured(spec, stream, number):
                     assert path is not None
+                    self._renew(number, stream)
                     try:
                         self._pump(number, stream, path, spec).ready()
                     except OSError as error:
@@ -106,13 +107,29 @@ class Captures:
             raise
         return ends
 
-    def resume(self, number: int, spec: JobSpec) -> None:
-        """Go on with the output of a process that runs already; what cannot be opened is dropped and told."""
-        for stream in fifos.STREAMS:
+    def _renew(self, number: int, stream: str) -> None:
+        """Give up a pipe whose name somebody has removed; whoever wrote there has ended."""
+        pump = self._pumps.get((number, stream))
+        if pump is not None and not statefolder.is_there(
+            self._directory, fifos.name(number, stream), pump.pipe
+        ):
+            self._stop((number, stream))
+
+    def resume(self, number: int, spec: JobSpec, pid: int | None = None) -> None:
+        """Go on with the output of a process that runs already; what cannot be opened is dropped and told.
+
+        ``pid``: the process, which may still write into a pipe that has lost its name.
+        """
+        for end, stream in enumerate(fifos.STREAMS, 1):
             path = output_path(spec, stream, number)
             if path is not None and fifos.captured(spec, stream, number):
                 try:
-                    self._pump(number, stream, path, spec).ready()
+                    pipe = -1
+                    if pid is not None:
+                        pipe = fifos.hold_nameless(
+                            self._directory, fifos.name(number, stream), pid, end
+                        )
+                    self._pump(number, stream, path, spec, pipe).ready()
                 except OSError as error:
                     self._on_dropped(number, stream, 0, error)
 
@@ -149,7 +166,7 @@ class Captures:
             pump.close()
             del self._paths[key]
 
-    def _pump(self, number: int, stream: str, path: str, spec: JobSpec) -> Output:
+    def _pump(self, number: int, stream: str, path: str, spec: JobSpec, pipe: int = -1) -> Output:
         """The pump of this stream. Its file may be one that cannot be opened yet: then output is dropped, not
         left in the pipe, where the job would wait for it for ever."""
         key = (number, stream)
@@ -158,7 +175,8 @@ class Captures:
         if pump is None:
             file = self._file(path, spec)
             try:
-                pipe = fifos.hold(self._directory, fifos.name(number, stream))
+                if pipe < 0:
+                    pipe = fifos.hold(self._directory, fifos.name(number, stream))
             except OSError:
                 file.close()
                 raise

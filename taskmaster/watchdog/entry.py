@@ -118,7 +118,7 @@ def _serve(launch: Launch) -> int:
         raise
     loop = EventLoop()
     service = Service(
-        loop, launch.directory, launch.spec, launch.sha256, launch.logs, launch.limits
+        loop, launch.directory, launch.spec, launch.sha256, launch.logs, launch.limits, lock
     )
     try:
         found = record.read(launch.directory, launch.spec.job, procfs.boot_id())

@@ -64,6 +64,11 @@ class Output:
         self._unread = False
         self._watch: Watch = loop.watch(pipe, self._readable)
 
+    @property
+    def pipe(self) -> int:
+        """The descriptor of the pipe."""
+        return self._mover.pipe
+
     def use(self, file: OutputFile) -> None:
         """Go on into another file."""
         self.drain()

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from taskmaster.eventloop import EventLoop
+from taskmaster.eventloop import EventLoop, Watch
 from taskmaster.stream import Stream
 from taskmaster.wire import link
 from taskmaster.wire.frames import LinkFrames
@@ -42,9 +42,20 @@ class Rendezvous:
         self._on_message = on_message
         self._on_attached = on_attached
         self._stream: Stream | None = None
-        self._listener = self._listen()
+        self._bound = (0, 0)
+        self._listener, self._watch = self._listen()
 
-    def _listen(self) -> int:
+    def is_reachable(self) -> bool:
+        """Whether the socket in the folder is the one that is listened on."""
+        return _identity(self._directory) == self._bound
+
+    def listen_anew(self) -> None:
+        """Listen at a new socket in the folder, which may be another by now."""
+        self._loop.unwatch(self._watch)
+        os.close(self._listener)
+        self._listener, self._watch = self._listen()
+
+    def _listen(self) -> tuple[int, Watch]:
         try:
             os.unlink(NAME, dir_fd=self._directory)
         except FileNotFoundError:
@@ -54,8 +65,8 @@ class Rendezvous:
         listener.bind(f"/proc/self/fd/{self._directory}/{NAME}")
         listener.listen(4)
         fd = listener.detach()
-        self._loop.watch(fd, self._accept)
-        return fd
+        self._bound = _identity(self._directory)
+        return fd, self._loop.watch(fd, self._accept)
 
     @property
     def up(self) -> bool:
@@ -119,3 +130,12 @@ class Rendezvous:
         if self._stream is not None:
             old, self._stream = self._stream, None
             old.close("room for a newer link")
+
+
+def _identity(directory: int) -> tuple[int, int]:
+    """Device and inode of the socket in the folder; zeros where there is none."""
+    try:
+        found = os.stat(NAME, dir_fd=directory, follow_symlinks=False)
+    except OSError:  # ENOENT, in a folder that was removed as well
+        return 0, 0
+    return found.st_dev, found.st_ino

@@ -84,6 +84,8 @@ class Runner:
         #: The audit log's id of the command that is being carried out; empty while none is.
         self.cause = ""
         self.settled: Callable[[], None] = lambda: None
+        #: Makes the state folder anew where it was removed; whether it is there then.
+        self.restore: Callable[[], bool] = lambda: False
         self._dirty = True
         self._record_timer: Timer | None = None
         self._retired = False
@@ -172,6 +174,8 @@ class Runner:
     def commit(self) -> None:
         """Make everything that this turn brought so, in the order that no death can harm."""
         self.family.look_again()
+        if self._dirty and not self._retired and os.fstat(self.directory).st_nlink == 0:
+            self.restore()
         self.endings.collect_orphans()
         for _ in range(len(self.places) + 2):
             forked = self.spawning.fork_wanted()

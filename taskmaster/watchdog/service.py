@@ -14,6 +14,7 @@ from taskmaster.eventloop import EventLoop
 from taskmaster.watchdog import record
 from taskmaster.watchdog.confinement import Limits
 from taskmaster.watchdog.place import Place
+from taskmaster.watchdog.premises import Premises
 from taskmaster.watchdog.rendezvous import NAME, Rendezvous
 from taskmaster.watchdog.runner import Runner
 from taskmaster.watchdog.verbs import Verbs
@@ -30,6 +31,7 @@ from taskmaster.wire.link import (
     Missing,
     Ping,
     Published,
+    Restore,
     Retire,
     ToWatchdog,
 )
@@ -46,6 +48,7 @@ class Service:
         sha256: str,
         logs: str,
         limits: Limits,
+        lock: int,
     ) -> None:
         self._loop = loop
         self._directory = directory
@@ -56,8 +59,12 @@ class Service:
         self._verbs = Verbs(self.runner, self._answer)
         self._answers: list[Done] = []
         self._rendezvous = Rendezvous(loop, directory, self._received, self._attached)
+        self._premises = Premises(loop, directory, lock, self._rendezvous, self._tell)
+        self.runner.restore = lambda: self._restore(now=False)
         # Only to wake the loop: commit looks for children that have ended.
         loop.on_signal(signal.SIGCHLD, lambda: None)
+        # What a new daemon sends that has not found us where we should be.
+        loop.on_signal(signal.SIGUSR1, self._restore_now)
         loop.after_turn = self.runner.commit
 
     def begin(self, link: int) -> None:
@@ -95,9 +102,30 @@ class Service:
             self.runner.mark_dirty()
             self.runner.commit()
             self._loop.stop()
+        elif isinstance(message, Restore):
+            self._begun(message.id)
+            there = self._restore(now=True)
+            self._answer(
+                message.id, "success" if there else "fail", "" if there else "not possible now"
+            )
         else:
             assert isinstance(message, Ping)
             self._answer(message.id, "success", "")
+
+    # the state folder ----------------------------------------------------------------------------
+
+    def _restore_now(self) -> None:
+        self._restore(now=True)
+
+    def _restore(self, *, now: bool) -> bool:
+        there = self._premises.restore(now=now)
+        if there:
+            self.runner.mark_dirty()
+        return there
+
+    def _tell(self, event: str, **fields: object) -> None:
+        self.runner.notices.add(event, **fields)
+        self.runner.mark_dirty()
 
     # to the control plane -------------------------------------------------------------------------
 

@@ -114,6 +114,12 @@ class Ping(msgspec.Struct, tag="ping", frozen=True):
     id: int
 
 
+class Restore(msgspec.Struct, tag="restore", frozen=True):
+    """Something is missing in the job's state folder: make it again; answered with Done."""
+
+    id: int
+
+
 # watchdog -> control plane -------------------------------------------------------------------------
 
 
@@ -169,7 +175,7 @@ class Notice(msgspec.Struct, tag="notice", frozen=True):
     fields: dict[str, Any]
 
 
-ToWatchdog = Configure | Act | HandOver | Acknowledge | Inherited | Retire | Leave | Ping
+ToWatchdog = Configure | Act | HandOver | Acknowledge | Inherited | Retire | Leave | Ping | Restore
 ToControl = Hello | Published | Begun | Done | Missing | Notice
 
 _encoder: Final = msgspec.json.Encoder()

@@ -78,7 +78,7 @@ def test_promised_keys_and_defaults():
     defaults = {row.name: row.default for row in DAEMON_KEYS}
     assert {name: defaults[name] for name in PROMISED} == PROMISED
     filled = [field for row in DAEMON_KEYS for field in row.fields]
-    assert set(filled) == set(DaemonConfig.__struct_fields__) - {"base", "file"}
+    assert set(filled) == set(DaemonConfig.__struct_fields__) - {"base", "file", "socket_link"}
 
 
 def test_defaults_of_root():
@@ -134,7 +134,7 @@ def test_defaults_of_root():
     ("environ", "jobs", "logs", "state"),
     [
         (HOME, "/home/u/.config", f"{STATE}/log", f"{STATE}/run"),
-        ({**HOME, "XDG_RUNTIME_DIR": "/run/user/1"}, "/home/u/.config", None, "/run/user/1/taskmaster"),
+        ({**HOME, "XDG_RUNTIME_DIR": "/run/user/1"}, "/home/u/.config", None, f"{STATE}/run"),
         ({**HOME, **XDG}, "/c", "/s/taskmaster/log", "/s/taskmaster/run"),
         ({**HOME, **NO_XDG}, "/home/u/.config", f"{STATE}/log", f"{STATE}/run"),
         (XDG, "/c", "/s/taskmaster/log", "/s/taskmaster/run"),
@@ -151,6 +151,19 @@ def test_defaults_of_a_user(environ, jobs, logs, state):
         assert config.state_directory == Path(state)
     assert config.socket == config.state_directory / "control.sock"
     assert config.audit_file == config.log_directory / "audit.jsonl"
+
+
+def test_a_users_state_outlives_the_session(tmp_path):
+    """It is not in XDG_RUNTIME_DIR, where the socket has a second path; an older version's stays where it is."""
+    environ = {"HOME": "/home/u", "XDG_RUNTIME_DIR": str(tmp_path)}
+    config = load(None, environ, USER, system_file=NOWHERE)
+    assert config.state_directory == Path("/home/u/.local/state/taskmaster/run")
+    assert config.socket_link == tmp_path / "taskmaster/control.sock"
+    folder(tmp_path / "taskmaster")
+    written(tmp_path / "taskmaster/lock", b"")
+    config = load(None, environ, USER, system_file=NOWHERE)
+    assert (config.state_directory, config.socket_link) == (tmp_path / "taskmaster", None)
+    assert load(None, environ, 0, system_file=NOWHERE).socket_link is None
 
 
 def test_home_of_the_user_database():

@@ -118,10 +118,6 @@ STEPS: dict[str, tuple[Callable[[Site], Any], str]] = {
     ),
     "state directory: another": (configured(stateDirectory="another"), "stateDirectory"),
     "state directory: a file": (with_there("x", stateDirectory="x"), "stateDirectory"),
-    "state directory: its lock removed": (
-        lambda site: away(site.daemon.state / "lock"),
-        "stateDirectory",
-    ),
     "job directory: another, empty": (
         with_there("empty", folder=True, configDirectory="empty"),
         "configDirectory",

@@ -38,7 +38,9 @@ def find(
         return None
     else:
         asked = asked if asked.path else Address(path=_default_socket(environ, euid))
-        state = os.path.dirname(os.path.abspath(asked.path))
+        path = os.path.abspath(asked.path)
+        # A user's socket has a second path, in a folder that ends with the session.
+        state = os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path)
         if named and not _may_be_state(state):
             return None
     ctl = "taskmasterctl" if server is None else f"taskmasterctl -c {shlex.quote(server)}"
