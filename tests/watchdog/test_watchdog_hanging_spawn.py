@@ -65,8 +65,8 @@ def test_it_has_a_deadline(directory: int, tmp_path: Path, event: Event, why: st
         one = Watchdog(directory, tmp_path, 0.1)
         one.tell(Start())
         pid = one.place.pid
-        one.tell(event)
-        due = one.place.status().kill_at is not None
+        one.runner.feed(one.place, event)
+        due = one.place.status().kill_at is not None  # after the commit it may be gone already
         one.until(Phase.STOPPED)
         return [due, one.notices(), one.place.pid, os.path.exists(f"/proc/{pid}")]
 
