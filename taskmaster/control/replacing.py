@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections import deque
@@ -22,27 +23,41 @@ class Replacing:
         self._supervisor = supervisor
         self._say = say
         self._deadline_s = deadline_s
-        self._to_replace: deque[tuple[Job, Watchdog | None]] = deque()
+        self._to_replace: deque[Job] = deque()
+        #: The job whose successor has not come up yet.
+        self._current: Job | None = None
 
     def replace_all(self) -> None:
-        """Have every watchdog replaced by one of this program, one at a time; its processes notice nothing."""
-        self._to_replace = deque(
-            (job, job.watchdog) for job in self._supervisor.jobs.values() if job.spec is not None
-        )
-        self._replace_next(None)
+        """Have every watchdog replaced by one of this program, one at a time; its processes notice nothing.
 
-    def _replace_next(self, done: Job | None) -> None:
-        while self._to_replace:
-            job, _ = self._to_replace.popleft()
+        The first that does not come up keeps the others from leaving.
+        """
+        self._to_replace = deque(
+            job for job in self._supervisor.jobs.values() if job.spec is not None
+        )
+        self._replace_next()
+
+    def _replace_next(self) -> None:
+        while self._to_replace and self._current is None:
+            job = self._to_replace.popleft()
             watchdog = job.watchdog
             if self._supervisor.jobs.get(job.name) is not job or job.removing:
                 continue
             if watchdog is None or watchdog.link is None or not job.heard:
                 # It is being started, with this program, or found: looked at again when it is there.
-                job.on_attached = lambda job=job: self._replace_if_old(job)
-                continue
-            if self._replace_if_old(job):
-                return
+                job.on_attached = functools.partial(self._attached, job)
+            elif self._replace_if_old(job):
+                self._current = job
+
+    def _attached(self, job: Job) -> None:
+        self._to_replace.append(job)
+        self._replace_next()
+
+    def _over(self, job: Job) -> None:
+        """Its successor has come up, or it needs none any more."""
+        if self._current is job:
+            self._current = None
+            self._replace_next()
 
     def _replace_if_old(self, job: Job) -> bool:
         watchdog = job.watchdog
@@ -62,7 +77,7 @@ class Replacing:
             made.pidfd, lambda: self._supervisor.ended(job, standby)
         )
         watchdog.leaving = REPLACED
-        job.on_attached = lambda: self._replace_next(job)
+        job.on_attached = functools.partial(self._over, job)
         watchdog.link.send(Leave(0))
 
         def over() -> None:
@@ -90,3 +105,4 @@ class Replacing:
                 signal.pidfd_send_signal(watchdog.pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 pass  # it has ended already, and that is about to be noticed
+        self._over(job)

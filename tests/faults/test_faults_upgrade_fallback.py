@@ -221,8 +221,9 @@ def test_watchdogs_that_cannot_begin(make_daemon: Callable[..., Daemon], tmp_pat
     lost = {one["job"] for one in daemon.events("watchdog.lost")}
     assert len(lost) == 1
     for name in set(names) - lost:
-        assert daemon.status(name)["watchdog"]["state"] == "ATTACHED"
+        daemon.wait_state(name, "RUNNING")
         assert daemon.pids(name) == before[name]
+    assert {one["job"] for one in daemon.events("watchdog.lost")} == lost
     assert all(process_start(pid) for pids in before.values() for pid in pids)
     program.restore()
     assert daemon.ask("upgrade") == {"response": "success"}
