@@ -13,6 +13,7 @@ changes, so a full disk is met while nothing has changed. It never touches the j
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
 import os
@@ -23,6 +24,7 @@ from typing import Final, Literal
 import msgspec
 
 from taskmaster.config import keys, trusted
+from taskmaster.config.listings import Listings
 from taskmaster.errors import FileError
 
 FOLDER: Final = ".history"
@@ -238,22 +240,40 @@ def sizes(fd: int) -> list[tuple[str, int]]:
     return list(found.items())
 
 
+def stems(fd: int) -> list[str]:
+    """Stems of versions that came to pass, oldest first. Raises OSError."""
+    return _listing(fd).stems()
+
+
 def versions(
-    fd: int, uid: int, before: int | None = None, at_most: int | None = None
+    fd: int,
+    uid: int,
+    before: int | None = None,
+    at_most: int | None = None,
+    kept: Listings[Version] | None = None,
 ) -> list[Version]:
     """The newest ``at_most`` versions, with a number below ``before``, that came to pass, oldest first.
 
-    Raises OSError.
+    ``kept``: what was read of late. Raises OSError.
     """
-    stems = [stem for stem in _listing(fd).stems() if before is None or _number(stem) < before]
-    return [
-        _meta(fd, stem, uid, "meta") for stem in (stems if at_most is None else stems[-at_most:])
-    ]
+    kept = Listings() if kept is None else kept
+    there = kept.stems(fd, stems)
+    end = len(there) if before is None else bisect.bisect_left(there, before, key=_number)
+    first = 0 if at_most is None else max(end - at_most, 0)
+    return [_kept_meta(fd, stem, uid, kept) for stem in there[first:end]]
 
 
-def other_than(fd: int, uid: int, current: str | None) -> Version | None:
+def _kept_meta(fd: int, stem: str, uid: int, kept: Listings[Version]) -> Version:
+    def read(fd: int, stem: str) -> Version | None:
+        found = _meta(fd, stem, uid, "meta")
+        return None if found.action == "unknown" else found
+
+    return kept.value(fd, stem, read) or _unknown(stem)
+
+
+def other_than(fd: int, uid: int, current: str | None, kept: Listings[Version]) -> Version | None:
     """The newest version whose sha256 is not ``current``; None where there is none. Raises OSError."""
-    for stem in reversed(_listing(fd).stems()):
+    for stem in reversed(kept.stems(fd, stems)):
         if _sha(stem) != current:
             return _meta(fd, stem, uid, "meta")
     return None
@@ -265,13 +285,13 @@ def latest(fd: int) -> str | None:
     return _sha(stems[-1]) if stems else None
 
 
-def content(fd: int, uid: int, which: int | str, label: str) -> bytes:
+def content(fd: int, uid: int, which: int | str, label: str, kept: Listings[Version]) -> bytes:
     """The bytes of version number ``which``, or of the newest whose sha256 is or begins with ``which``.
 
     At least eight digits of the sha256. Raises FileError: no such version, or it is damaged.
     """
-    stems = _listing(fd).stems()
-    for stem in reversed(stems):
+    there = kept.stems(fd, stems)
+    for stem in reversed(there):
         if which == _number(stem) if isinstance(which, int) else _matches(stem, which):
             data = trusted.read(
                 f"{stem}.tm.json", uid, keys.MAX_BYTES, label=f"{label}, version {stem}", inside=fd
@@ -281,7 +301,7 @@ def content(fd: int, uid: int, which: int | str, label: str) -> bytes:
                     f"{label}, version {stem}", "", f"sha256 {sha256(data)}", "what its name says"
                 )
             return data
-    numbers = f"{_number(stems[0])} to {_number(stems[-1])}" if stems else "none: it has no history"
+    numbers = f"{_number(there[0])} to {_number(there[-1])}" if there else "none: it has no history"
     raise FileError(label, "", "no such version", numbers)
 
 
@@ -307,9 +327,13 @@ def _meta(fd: int, stem: str, uid: int, ending: str) -> Version:
     except (FileError, msgspec.DecodeError, UnicodeDecodeError):
         version = None
     if version is None or _stem(version) != stem:
-        # Number and sha256 are in the name; the bytes can still be had.
-        return Version(_number(stem), _sha(stem), 0, "unknown", "", "")
+        return _unknown(stem)
     return version
+
+
+def _unknown(stem: str) -> Version:
+    """A version of which nothing else can be read; number and sha256 are in the name, and there may be bytes."""
+    return Version(_number(stem), _sha(stem), 0, "unknown", "", "")
 
 
 def _stem(version: Version) -> str:

@@ -19,6 +19,7 @@ from typing import Final
 from taskmaster.config import history, keys, kinds, trusted
 from taskmaster.config.history import Action, Version
 from taskmaster.config.keeping import Keeping
+from taskmaster.config.listings import Listings, is_young
 from taskmaster.core import names
 from taskmaster.errors import Conflict, FileError
 
@@ -26,6 +27,9 @@ from taskmaster.errors import Conflict, FileError
 _TEMPORARY: Final = (".put-", ".tmp")
 #: Characters of ``who`` and ``reason`` that the history keeps.
 _MAX_NOTE: Final = 1024
+
+#: Job files whose sha256 is remembered.
+_HASHES: Final = 1024
 
 Stamp = tuple[int, int, int, int]
 
@@ -55,6 +59,8 @@ class JobStore:
         self.directory = directory
         self._uid = uid
         self._clock = clock
+        self._kept: Listings[Version] = Listings()
+        self._hashes: dict[str, tuple[Stamp, str]] = {}
         if read_only:
             with self._folder():
                 return
@@ -122,6 +128,21 @@ class JobStore:
                 return None
             except OSError as error:  # EIO, ESTALE: the disk's own troubles
                 raise self._unreadable(error) from None
+        return status.st_ino, status.st_mtime_ns, status.st_size, status.st_ctime_ns
+
+    def settled_stamp(self, name: str) -> Stamp | None:
+        """The stamp of the job's file where it tells for certain whether this is what was read before: None for a
+        link, whose way may be another, and for what has just changed. Raises as ``stamp``."""
+        file = names.checked(name) + names.FILE_SUFFIX
+        with self._folder() as folder:
+            try:
+                status = os.stat(file, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            except OSError as error:  # EIO, ESTALE: the disk's own troubles
+                raise self._unreadable(error) from None
+        if not stat.S_ISREG(status.st_mode) or is_young(status):
+            return None
         return status.st_ino, status.st_mtime_ns, status.st_size, status.st_ctime_ns
 
     def _led_to(self, file: str, folder: int, link: os.stat_result) -> os.stat_result:
@@ -245,16 +266,27 @@ class JobStore:
                 with history.opened(folder, name, self._uid) as past:
                     if past is None:
                         return []
-                    return history.versions(past, self._uid, before, at_most)
+                    return history.versions(past, self._uid, before, at_most, self._kept)
             except OSError as error:  # EACCES, EIO
                 raise self._unreadable(error) from None
 
     def sha256(self, name: str) -> str | None:
         """sha256 of the job's file; None without one. Raises FileError, InvalidJobName."""
         file = names.checked(name) + names.FILE_SUFFIX
+        stamp = self.settled_stamp(name)
+        kept = self._hashes.get(name)
+        if stamp is not None and kept is not None and kept[0] == stamp:
+            return kept[1]
         with self._folder() as folder:
             data = self._current(folder, file)
-        return None if data is None else history.sha256(data)
+        if data is None:
+            return None
+        found = history.sha256(data)
+        if stamp is not None:
+            if len(self._hashes) >= _HASHES:
+                self._hashes.clear()
+            self._hashes[name] = stamp, found
+        return found
 
     def version_before(self, name: str) -> Version | None:
         """The newest version that is not what the file is now; None without one.
@@ -265,7 +297,11 @@ class JobStore:
         with self._folder() as folder:
             try:
                 with history.opened(folder, name, self._uid) as past:
-                    return None if past is None else history.other_than(past, self._uid, current)
+                    return (
+                        None
+                        if past is None
+                        else history.other_than(past, self._uid, current, self._kept)
+                    )
             except OSError as error:  # EACCES, EIO
                 raise self._unreadable(error) from None
 
@@ -279,7 +315,7 @@ class JobStore:
             try:
                 with history.opened(folder, name, self._uid) as past:
                     if past is not None:
-                        return history.content(past, self._uid, which, file)
+                        return history.content(past, self._uid, which, file, self._kept)
             except OSError as error:  # EACCES, EIO
                 raise self._unreadable(error) from None
         raise FileError(file, "", "no such version", "none: it has no history")

@@ -135,9 +135,10 @@ class Commands:
             self._pulling.check(name, data, rights)
             return replies.file(name, data)
         job = self._definitions.find(query.job)
-        data = self._definitions.versions.current(job.name)
-        self._pulling.check(job.name, data, rights)
-        return replies.file(job.name, data)
+        versions = self._definitions.versions
+        return self._pulling.reply(
+            job.name, versions.stamp(job.name), lambda: versions.current(job.name), rights
+        )
 
     def _history(self, query: Query, rights: Rights) -> Reply:
         before = query.version if isinstance(query.version, int) else None

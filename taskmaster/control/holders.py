@@ -17,7 +17,7 @@ from typing import Final
 _PROCESSES: Final = 4096
 _DESCRIPTORS: Final = 1024
 #: CPU time of one search, seconds; on a host with many processes each takes it in which nothing is found.
-_EFFORT_S: Final = 0.004
+_EFFORT_S: Final = 0.002
 #: Searches: so many at once, and a second.
 _BURST: Final = 4
 _A_SECOND: Final = 5.0

@@ -27,6 +27,10 @@ class Versions:
         """The exact bytes of a job's file."""
         return self._store.read(name)
 
+    def stamp(self, name: str) -> tuple[int, int, int, int] | None:
+        """What tells that a job's file is the one that was read before; None where nothing does."""
+        return self._store.settled_stamp(name)
+
     def version(self, name: str | None, which: int | str) -> bytes:
         """The exact bytes of a version, also of a job that was deleted."""
         checked = names.checked(name or "")
