@@ -1,8 +1,7 @@
-"""The storm: its command line, its course, its summary. See scripts/storm."""
+"""The storm: its course, and its summary. See scripts/storm."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -11,13 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
+from storm_arguments import ATTACKERS, parsed
 from storm_attack import BYTES_A_DAY, Attackers, access
 from storm_audit import Audit
 from storm_client import Clients, Command
-from storm_faults import KINDS, Faults
+from storm_faults import Faults
 from storm_gaps import Gaps
 from storm_host import Host, become_ended
 from storm_jobs import all_jobs
@@ -29,8 +28,6 @@ _CLIENTS: Final = 3
 #: For what must come true when no more faults come.
 _DEADLINE_S: Final = 60.0
 _SHOWN: Final = 8
-#: Switched on and off as the faults are.
-ATTACKERS: Final = "attackers"
 
 
 class Storm:
@@ -223,57 +220,9 @@ def report(violations: list[str], summary: dict[str, Any]) -> None:
             print(f"{name}: {figure}")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/storm", description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=1.0, metavar="N", help="default: 1")
-    parser.add_argument("--seed", type=int, metavar="S", help="default: a random one, printed")
-    parser.add_argument(
-        "--pace",
-        type=float,
-        default=1.0,
-        metavar="F",
-        help="pauses so many times longer (default: 1)",
-    )
-    kinds = (*(kind.replace(" ", "-") for kind in KINDS), ATTACKERS)
-    parser.add_argument(
-        "--faults",
-        type=lambda text: text.split(","),
-        default=list(kinds),
-        metavar="NAME,...",
-        help=f"only these: {', '.join(kinds)}",
-    )
-    parser.add_argument(
-        "--without",
-        type=lambda text: text.split(","),
-        default=[],
-        metavar="NAME,...",
-        help="all but these",
-    )
-    parser.add_argument("--folder", type=Path, help="where everything is; must not exist yet")
-    parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
-    parser.add_argument(
-        "--judge",
-        type=Path,
-        metavar="FOLDER",
-        help="only judge what a storm has left there, once more",
-    )
-    arguments = parser.parse_args()
-    unknown = {*arguments.faults, *arguments.without} - set(kinds)
-    if unknown:
-        parser.error(f"no fault {', '.join(sorted(unknown))}; there are: {', '.join(kinds)}")
-    arguments.faults = [
-        one if one == ATTACKERS else one.replace("-", " ")
-        for one in arguments.faults
-        if one not in arguments.without
-    ]
-    if not set(arguments.faults) - {ATTACKERS}:
-        parser.error("without any fault there is no storm")
-    return arguments
-
-
 def main() -> int:
     """Run one storm; the exit status."""
-    arguments = _arguments()
+    arguments = parsed()
     if arguments.judge is not None:
         violations, summary = judge(arguments.judge, Course.read(arguments.judge))
         report(violations, summary)
