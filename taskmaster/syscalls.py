@@ -133,6 +133,21 @@ def raise_ambient(number: int) -> None:
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
 
 
+def file_system_ids(uid: int, gid: int) -> None:
+    """Be this user and group to file systems, and to nothing else (setfsuid(2)). Raises PermissionError where that
+    is not allowed, which leaves them as they were."""
+    before = int(_libc.setfsgid(ctypes.c_uint(gid))) & 0xFFFFFFFF
+    _libc.setfsuid(ctypes.c_uint(uid))
+    # The calls tell nothing but who one was: an id that is none changes nothing.
+    now = [
+        int(call(ctypes.c_uint(0xFFFFFFFF))) & 0xFFFFFFFF
+        for call in (_libc.setfsuid, _libc.setfsgid)
+    ]
+    if now != [uid, gid]:
+        _libc.setfsgid(ctypes.c_uint(before))
+        raise PermissionError(errno.EPERM, f"setfsuid: {os.strerror(errno.EPERM)}")
+
+
 def peer_pid(connection: socket.socket) -> int:
     """Who listens at the other end of a connected Unix socket: the process that called ``listen``."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)

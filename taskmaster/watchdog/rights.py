@@ -1,8 +1,9 @@
 """The rights of a job's user, taken by its watchdog for as long as it opens or renames a file.
 
 What lies in a folder of the job's user is opened as that user would open it: so nothing that they put there, a
-link to a file of root's above all, can have the watchdog do more than they can do themselves. Only the
-effective ids are changed, in a process of one thread; if the way back failed, the watchdog would end.
+link to a file of root's above all, can have the watchdog do more than they can do themselves. Only the ids
+that count for files are changed, so that this user cannot signal or slow down the watchdog meanwhile, in a
+process of one thread; if the way back failed, the watchdog would end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 from collections.abc import Iterator
 
 import msgspec
+
+from taskmaster import syscalls
 
 
 class Rights(msgspec.Struct, frozen=True):
@@ -25,13 +28,11 @@ class Rights(msgspec.Struct, frozen=True):
     def taken(self) -> Iterator[None]:
         """Be that user, to the file system, for the time of the ``with``. Raises PermissionError where this
         process may not become anybody else."""
-        uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
+        groups = os.getgroups()
         os.setgroups(self.groups)
         try:
-            os.setegid(self.gid)
-            os.seteuid(self.uid)
+            syscalls.file_system_ids(self.uid, self.gid)
             yield
         finally:
-            os.seteuid(uid)
-            os.setegid(gid)
+            syscalls.file_system_ids(os.geteuid(), os.getegid())
             os.setgroups(groups)
