@@ -70,7 +70,10 @@ class Launching:
         try:
             if self._statedir.holder_of(directory) is not None:
                 return True
-            if name in self._statedir.seen.watchdogs or name in self._statedir.seen.orphaned:
+            stray = self._statedir.stray(name)
+            if stray is not None:
+                os.close(stray)
+            if stray is not None or name in self._statedir.seen.orphaned:
                 return True
             living = ((procfs.stat(pid), start) for pid, start in recorded(directory, name))
             return any(one is not None and one.start == start for one, start in living)

@@ -29,7 +29,10 @@ from taskmaster.wire.link import Restore
 _SETTLE_S: Final = 0.05
 #: Where the kernel does not tell, and for what it does not tell of.
 _LOOK_S: Final = 30.0
+_FIRST_LOOK_S: Final = 2.0
 _AGAIN_S: Final = (1.0, 30.0)
+#: In place of a job's name: the daemon's own part, and the jobs' only if something of it was missing.
+_OWN: Final = ""
 
 
 class Upkeep:
@@ -82,7 +85,13 @@ class Upkeep:
             if job.directory >= 0:
                 self._entered(job)
         self._make_link()
+        # What was removed while no daemon ran, once the watchdogs are found.
+        self._loop.call_in(_FIRST_LOOK_S, self._look_at_all)
         self._loop.call_in(_LOOK_S, self._look)
+
+    def _look_at_all(self) -> None:
+        self._due.add(None)
+        self._soon(0)
 
     def _watch_own(self) -> None:
         for path in (str(self._statedir.path), f"{self._statedir.path}/jobs"):
@@ -106,7 +115,8 @@ class Upkeep:
         self._soon(_SETTLE_S)
 
     def _look(self) -> None:
-        self._due.add(None)
+        # To look at the folders of hundreds of jobs takes milliseconds, and the kernel tells of those.
+        self._due.add(None if self._inotify < 0 else _OWN)
         self._soon(0)
         self._loop.call_in(_LOOK_S, self._look)
 
@@ -118,17 +128,22 @@ class Upkeep:
         due, self._due = self._due, set()
         if self._server.is_over:
             return
-        if None in due and not self._restore_own():
-            self._due.add(None)
-            self._soon(self._again_s)
-            self._again_s = min(self._again_s * 2, _AGAIN_S[1])
-            return
+        if not due.isdisjoint((None, _OWN)):
+            made = self._restore_own()
+            if made is None:
+                self._due.add(None)
+                self._soon(self._again_s)
+                self._again_s = min(self._again_s * 2, _AGAIN_S[1])
+                return
+            if made:
+                due.add(None)
         self._again_s = _AGAIN_S[0]
         for job in list(self._supervisor.jobs.values()):
             if None in due or job.name in due:
                 self._restore_job(job)
 
-    def _restore_own(self) -> bool:
+    def _restore_own(self) -> list[str] | None:
+        """What was made again of the daemon's own part; None where something is missing and cannot be made."""
         try:
             made = self._statedir.restore()
             # A new program has no listeners yet that could be missed.
@@ -139,10 +154,10 @@ class Upkeep:
         except Held as error:
             self._say.error(f"{error}. This one ends; the jobs run on")
             self._usurped()
-            return True
+            return []
         except (OSError, CannotListen) as error:
             self._tell_lost(str(error))
-            return False
+            return None
         self._lost = ""
         self._make_link()
         if made:
@@ -150,7 +165,7 @@ class Upkeep:
             self._watch_own()
             self._audit.record(Event.STATE_RESTORED, job=None, what=what)
             self._say.error(f"{self._statedir.path}: removed by somebody, made again: {what}")
-        return True
+        return made
 
     def _tell_lost(self, why: str) -> None:
         if self._lost != why:
