@@ -1,27 +1,41 @@
-"""What ``/proc`` tells about processes: identity, ancestry, environment.
+"""What ``/proc`` tells about processes: identity and ancestry, and whether they live.
 
 A process is named by its number together with its start time in clock ticks since boot, and both
 only within one boot: numbers are recycled, the pair is not. Read directly where exactness matters
 (psutil turns the start time into seconds of a wall clock that may be set) and through psutil where
 every process of the host has to be looked at.
+
+Two things here mislead. A process whose first thread has ended shows as ``Z`` while its other threads run on:
+only one without other threads is dead. And a process that cannot be seen may live: with ``hidepid`` the
+folders of other users' processes, and of those that changed their user, cannot be entered (1) or are not there
+at all (2). So ``stat`` is None for both, and ``standing`` tells them apart before anybody concludes anything.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 import os
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import psutil
 
-#: More of an environment than this is not looked at; the kernel's own limit is about 2 MB.
-_ENVIRON_BYTES = 262144
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+#: All of a ``stat`` file: 52 numbers and a name of 64 bytes.
+_STAT_BYTES: Final = 2048
+
+
+class Standing(enum.Enum):
+    """Whether a process is there. UNSEEN: one of that number is, and /proc does not show which."""
+
+    LIVES = "lives"
+    DEAD = "dead"
+    GONE = "gone"
+    UNSEEN = "unseen"
 
 
 class ProcStat(NamedTuple):
-    """The fields of ``/proc/PID/stat`` that matter here; ``start`` in clock ticks since boot."""
+    """The fields of ``/proc/PID/stat`` that matter here; ``start`` in clock ticks since boot, 0: not known."""
 
     pid: int
     state: str
@@ -29,14 +43,15 @@ class ProcStat(NamedTuple):
     pgrp: int
     session: int
     start: int
+    threads: int = 1
 
     @property
     def dead(self) -> bool:
-        """Whether it only waits to be reaped."""
-        return self.state in "ZX"
+        """Whether it only waits to be reaped; the state alone is that of its first thread."""
+        return self.state in "ZX" and self.threads <= 1
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
     """All of a small file. A file object costs four more system calls, 10 us and 40 kB of private pages."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -49,10 +64,9 @@ def _read(path: str) -> bytes:
 
 
 def stat(pid: int) -> ProcStat | None:
-    """How process ``pid`` stands; None when there is none."""
-    try:
-        text = _read(f"/proc/{pid}/stat")
-    except (FileNotFoundError, ProcessLookupError):
+    """How process ``pid`` stands; None when there is none, or none that can be seen (``standing``)."""
+    text = _stat_text(pid)
+    if text is None:
         return None
     # The name between the parentheses is the process's own choice and may hold both.
     fields = text[text.rindex(b")") + 2 :].split()
@@ -63,7 +77,42 @@ def stat(pid: int) -> ProcStat | None:
         int(fields[2]),
         int(fields[3]),
         int(fields[19]),
+        int(fields[17]),
     )
+
+
+def _stat_text(pid: int) -> bytes | None:
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    try:
+        return os.read(fd, _STAT_BYTES)  # made as a whole by the first read
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def standing(pid: int, start: int | None = None) -> Standing:
+    """How the process stands that started then, or whichever has the number."""
+    status = stat(pid)
+    if status is None:
+        return Standing.UNSEEN if exists(pid) else Standing.GONE
+    if start and status.start != start:
+        return Standing.GONE
+    return Standing.DEAD if status.dead else Standing.LIVES
+
+
+def exists(pid: int) -> bool:
+    """Whether any process has this number, dead or alive, seen or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
 
 
 def exit_status(pid: int, start: int) -> int | None:
@@ -79,13 +128,11 @@ def exit_status(pid: int, start: int) -> int | None:
         pass
     except (ProcessLookupError, PermissionError):
         return None
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
+    text = _stat_text(pid)
+    if text is None:
         return None
     fields = text[text.rindex(b")") + 2 :].split()
-    if fields[0] != b"Z" or int(fields[19]) != start:
+    if fields[0] != b"Z" or int(fields[17]) > 1 or int(fields[19]) != start:
         return None
     return int(fields[49])
 
@@ -96,7 +143,7 @@ def signals_not_default() -> list[int]:
     To ask ``signal`` for each of them costs five times as much, and more still in a forked copy, where each
     enum that it makes touches pages that were shared.
     """
-    _, _, rest = _read("/proc/self/status").partition(b"SigIgn:")
+    _, _, rest = read("/proc/self/status").partition(b"SigIgn:")
     ignored, _, caught = rest.split(None, 3)[:3]
     mask = int(ignored, 16) | int(caught, 16)
     # 32 and 33 are the C library's own.
@@ -104,60 +151,28 @@ def signals_not_default() -> list[int]:
 
 
 def name(pid: int) -> str:
-    """The name the kernel has for the process, at most 15 bytes; empty when it is gone."""
+    """The name the kernel has for the process, at most 15 bytes, of its own choice; empty when it is not seen."""
     try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            return file.read().rstrip(b"\n").decode("utf-8", "replace")
-    except (FileNotFoundError, ProcessLookupError):
+        return read(f"/proc/{pid}/comm").rstrip(b"\n").decode("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""
 
 
-def environment(pid: int) -> dict[str, str]:
-    """The environment the process was exec'd with; empty when gone, not ours to read, or erased."""
+def executable(pid: int) -> tuple[str, int | None]:
+    """The path of the program that the process executes, and who owns that file; ("", None) when not seen."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            text = file.read(_ENVIRON_BYTES)
+        return os.readlink(f"/proc/{pid}/exe"), os.stat(f"/proc/{pid}/exe").st_uid
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return {}
-    pairs = (entry.partition(b"=") for entry in text.split(b"\0"))
-    return {
-        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
-        for key, equals, value in pairs
-        if equals
-    }
+        return "", None
 
 
-def resident(pid: int) -> int:
-    """Bytes of the process in RAM, those that it shares with others included; 0 when it is gone."""
+def user(pid: int) -> int | None:
+    """The real user of the process; None when it is not seen."""
     try:
-        return int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE_BYTES
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-
-
-def proportional(pid: int) -> int:
-    """Bytes of the process in RAM, of those that it shares only its share; 0 when it is gone.
-
-    Where the kernel does not let us look into it, ``resident``.
-    """
-    try:
-        found = re.search(rb"^Pss: *([0-9]+) kB", _read(f"/proc/{pid}/smaps_rollup"), re.MULTILINE)
-    except ProcessLookupError:
-        return 0
-    except (FileNotFoundError, PermissionError):
-        found = None
-    return resident(pid) if found is None else int(found[1]) * 1024
-
-
-def outputs(pid: int) -> list[str]:
-    """What standard output and error of a process lead to; empty when gone or not ours to look at."""
-    found = []
-    for fd in (1, 2):
-        try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-    return found
+        found = re.search(rb"^Uid:\s*([0-9]+)", read(f"/proc/{pid}/status"), re.MULTILINE)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    return None if found is None else int(found[1])
 
 
 def children(pid: int) -> list[int]:
@@ -167,7 +182,7 @@ def children(pid: int) -> list[int]:
     found = _children_of_thread(pid, pid)
     if pid == os.getpid():
         return found  # daemon and watchdogs have one thread
-    if len(threads := _threads(pid)) > 1:
+    if len(threads := threads_of(pid)) > 1:
         for thread in threads:
             if thread != pid:
                 found += _children_of_thread(pid, thread)
@@ -176,15 +191,15 @@ def children(pid: int) -> list[int]:
 
 def _children_of_thread(pid: int, thread: int) -> list[int]:
     try:
-        return [int(word) for word in _read(f"/proc/{pid}/task/{thread}/children").split()]
-    except (FileNotFoundError, ProcessLookupError):
+        return [int(word) for word in read(f"/proc/{pid}/task/{thread}/children").split()]
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return []
 
 
-def _threads(pid: int) -> list[int]:
+def threads_of(pid: int) -> list[int]:
     try:
         return [int(entry) for entry in os.listdir(f"/proc/{pid}/task")]
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return []
 
 
@@ -220,4 +235,4 @@ def everyone() -> list[int]:
 def boot_id() -> str:
     """The kernel's random name of this boot."""
     # Not as a text file: every watchdog would import the codec, which costs each 0.5 MB of pages of its own.
-    return _read("/proc/sys/kernel/random/boot_id").strip().decode("ascii")
+    return read("/proc/sys/kernel/random/boot_id").strip().decode("ascii")

@@ -36,7 +36,9 @@ _NO_DESCRIPTOR: Final = ctypes.c_uint(0x7FFFFFFF)
 
 # struct pidfd_info, first version (include/uapi/linux/pidfd.h, Linux 6.13; exit codes since 6.15).
 _PIDFD_GET_INFO: Final = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
+_PIDFD_INFO_PID: Final = 1 << 0
 _PIDFD_INFO_EXIT: Final = 1 << 3
+_PARENT_AT: Final = 24
 _EXIT_CODE_AT: Final = 60
 
 
@@ -200,6 +202,20 @@ def pidfd_exit_status(pidfd: int) -> int | None:
         return None
     (status,) = struct.unpack_from("i", info, _EXIT_CODE_AT)
     return int(status)
+
+
+def pidfd_parent(pidfd: int) -> int | None:
+    """The parent of a process, also where /proc does not show it; None where it has ended or before Linux 6.13."""
+    info = bytearray(64)
+    struct.pack_into("Q", info, 0, _PIDFD_INFO_PID)
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ESRCH, errno.ENOSYS, errno.EOPNOTSUPP):
+            return None
+        raise
+    (parent,) = struct.unpack_from("I", info, _PARENT_AT)
+    return int(parent)
 
 
 #: What may make a file of a folder another, and what ends the watching (include/uapi/linux/inotify.h).

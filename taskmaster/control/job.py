@@ -74,6 +74,14 @@ class Job:
         self.foreign = False
         #: What dead watchdogs of this job had and left to this process, by pid and start time.
         self.inherited: dict[int, int] = {}
+        #: What bears this job's mark and is another's.
+        self.denied: dict[int, int] = {}
+        #: Orphans that may be of this job or of another: nobody can say.
+        self.doubtful: tuple[int, ...] = ()
+        #: Whether it has lost a watchdog to this process: its orphans may be this process's children.
+        self.bereft = False
+        #: The random mark in the environment of its processes, as its watchdog says.
+        self.instance = ""
         self.ledger = ""
         self.noticed_through = 0
         self.statuses: dict[int, ProcessStatus] = {}

@@ -20,6 +20,7 @@ from taskmaster.control.job import Job, Watchdog
 from taskmaster.control.say import Say
 from taskmaster.control.statedir import StateDirectory
 from taskmaster.core import backoff
+from taskmaster.procfs import Standing
 from taskmaster.watchdog.entry import recorded
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ class Launching:
                 os.close(stray)
             if stray is not None or name in self._statedir.seen.orphaned:
                 return True
-            living = ((procfs.stat(pid), start) for pid, start in recorded(directory, name))
-            return any(one is not None and one.start == start for one, start in living)
+            return any(
+                procfs.standing(pid, start) is not Standing.GONE
+                for pid, start in recorded(directory, name)
+            )
         except OSError as error:
             self._say.error(f"job {name}: whether it runs cannot be seen: {error}")
             return True

@@ -1,72 +1,180 @@
 """Whose a dead watchdog's processes are: they are this process's children by then, and have to be told apart.
 
-The mark in their environment says it, where it is not erased. Else they are those of the watchdog that died,
-being children that this process did not have before.
+What decides is nothing that a process can choose (``ownership.py``). And watchdogs are children of this process
+too: those that are known by their pid, and those that hold the lock of a job, which none but a watchdog can.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from taskmaster import procfs
+from taskmaster import children, procfs
 from taskmaster.control.job import Job
-from taskmaster.watchdog.entry import WATCHDOG_NAME
+from taskmaster.control.ownership import Claimant, Stray, owner_of
+from taskmaster.procfs import Standing
+from taskmaster.watchdog.entry import mark_of, trace
+
+#: Key of a hand-over: what is of no job.
+_NO_JOB = ""
 
 
 class Orphans:
-    """The children of this process that are no watchdogs. ``watchdogs``: those that are, by pid."""
+    """The children of this process that are no watchdogs.
 
-    def __init__(self, jobs: Mapping[str, Job], watchdogs: Mapping[int, object]) -> None:
+    ``watchdogs``: those that are, by pid; ``holder``: the process that holds the lock of a job.
+    """
+
+    def __init__(
+        self,
+        jobs: Mapping[str, Job],
+        watchdogs: Mapping[int, object],
+        holder: Callable[[Job], int | None],
+    ) -> None:
         self._jobs = jobs
         self._watchdogs = watchdogs
-        #: Children that might be of several jobs, or are of none, by pid, with their start times.
+        self._holder = holder
+        #: Tells the watchdog of a job what is its and what is not.
+        self.tell: Callable[[Job], None] = lambda job: None
+        #: Children that are of no job, by pid, with their start times.
+        self._others: dict[int, int] = {}
+        #: Children that might be of several jobs.
         self._unclaimed: dict[int, int] = {}
 
     def inherit(self, job: Job) -> None:
-        """Remember what the dead watchdog had: the children that this process has only since.
+        """Remember what the dead watchdog had: the children that this process has only since."""
+        job.bereft = True
+        self._claim(job)
 
-        The mark in the environment tells whose they are. Where there is none, they were those of the watchdog
-        that has just died, unless another one is dead too: then nobody can say.
-        """
-        known = self._watchdogs.keys() | self._unclaimed.keys()
-        known |= {pid for other in self._jobs.values() for pid in other.inherited}
-        alone = not any(_is_dead(pid) for pid in self._watchdogs)
-        for pid in procfs.children(os.getpid()):
-            status = None if pid in known else procfs.stat(pid)
-            if status is None or status.dead or procfs.name(pid).startswith(WATCHDOG_NAME):
-                continue
-            name = procfs.environment(pid).get("TASKMASTER_JOB", job.name if alone else "")
-            owner = self._jobs.get(name)
-            if owner is None:
-                self._unclaimed[pid] = status.start
-            else:
-                owner.inherited[pid] = status.start
+    def sweep(self, job: Job) -> bool:
+        """Look for what adopted processes of the job have left to this process since; whether there is any."""
+        before = len(job.inherited)
+        if job.bereft:
+            self._claim(None)
+        return len(job.inherited) > before
 
     def not_a_job(self, pid: int, start: int) -> None:
         """A child of this process that is none of any job."""
-        self._unclaimed[pid] = start
+        self._others[pid] = start
 
     def known(self) -> dict[str, list[tuple[int, int]]]:
-        """By job, pid and start time of what its dead watchdogs had; by "" what may be of several."""
+        """By job, pid and start time of what its dead watchdogs had; by "" what is of no job, as watchdogs."""
         found = {
             name: list(job.inherited.items()) for name, job in self._jobs.items() if job.inherited
         }
-        return {**found, "": list(self._unclaimed.items())}
+        looked = (procfs.stat(pid) for pid in self._watchdogs)
+        watchdogs = [(one.pid, one.start) for one in looked if one is not None]
+        return {**found, _NO_JOB: [*self._others.items(), *watchdogs]}
 
     def know(self, inherited: dict[str, list[tuple[int, int]]]) -> None:
         """Take over what the program before this one, in the same process, knew of that."""
         for name, processes in inherited.items():
             owner = self._jobs.get(name)
-            (self._unclaimed if owner is None else owner.inherited).update(processes)
+            (self._others if owner is None else owner.inherited).update(processes)
+            if owner is not None:
+                owner.bereft = True
 
     def reaped(self, pid: int) -> None:
         """An orphan is no more; its number may be somebody else's soon."""
-        self._unclaimed.pop(pid, None)
+        self._others.pop(pid, None)
+        if self._unclaimed.pop(pid, None) is not None:
+            self._say_doubts()
         for job in self._jobs.values():
             job.inherited.pop(pid, None)
+            job.denied.pop(pid, None)
+
+    def _say_doubts(self) -> None:
+        """Have the status of each job say which processes may be its own, and may not."""
+        for job in self._jobs.values():
+            if job.bereft:
+                job.doubtful = tuple(sorted(self._unclaimed))
+
+    # whose they are -------------------------------------------------------------------------------
+
+    def _claim(self, dead: Job | None) -> None:
+        strays = list(self._strays())
+        if not strays:
+            return
+        died = None if dead is None else dead.name
+        # Looked at after the children: whose watchdog was dead by then may have left some of them.
+        for job in self._jobs.values():
+            if job.watchdog is not None and _is_dead(job.watchdog.pid):
+                job.bereft, died = True, None
+        bereft = [job for job in self._jobs.values() if job.bereft]
+        claimants = [_claimant(job, recorded=job is dead) for job in bereft]
+        for status in strays:
+            mark = mark_of(status.pid)
+            bearer = next(
+                (job for job in self._jobs.values() if mark and job.instance == mark), None
+            )
+            user = procfs.user(status.pid)
+            stray = Stray(
+                status.pid, status.start, status.session, user, bearer.name if bearer else None
+            )
+            # One that could not be told apart before is none of those that this watchdog has just left.
+            since = None if status.pid in self._unclaimed else died
+            # Init inherits orphans that were never a job's, too.
+            name = owner_of(stray, claimants, since, only_jobs=os.getpid() != 1)
+            owner = self._jobs.get(name or "")
+            if owner is None:
+                self._unclaimed[status.pid] = status.start
+                self._say_doubts()
+            else:
+                if self._unclaimed.pop(status.pid, None) is not None:
+                    self._say_doubts()
+                owner.inherited[status.pid] = status.start
+                if bearer is not None and bearer is not owner:
+                    bearer.denied[status.pid] = status.start
+                    self.tell(bearer)
+
+    def _strays(self) -> Iterator[procfs.ProcStat]:
+        inherited = {one for job in self._jobs.values() for one in job.inherited.items()}
+        known = inherited | self._others.items()
+        holders: set[int | None] | None = None
+        for pid in procfs.children(os.getpid()):
+            if pid in self._watchdogs:
+                continue
+            status = procfs.stat(pid)
+            if status is None:
+                status = _hidden(pid)
+            if status is None or status.dead or (pid, status.start) in known:
+                continue
+            if status.session == pid:
+                # As watchdogs are: one of the program before this one, perhaps, that is not met yet.
+                if holders is None:
+                    holders = {self._holder(job) for job in self._jobs.values()}
+                if pid in holders:
+                    continue
+            yield status
+
+
+def _claimant(job: Job, *, recorded: bool) -> Claimant:
+    living = [one for one in job.statuses.values() if one.pid is not None]
+    users = {user for one in living if one.pid and (user := procfs.user(one.pid)) is not None}
+    sessions = {one.pid for one in living if one.pid is not None}
+    processes = {(one.pid, one.start) for one in living if one.pid and one.start is not None}
+    if recorded and job.directory >= 0:
+        found = trace(job.directory, job.name)
+        processes |= set(found.processes)
+        sessions |= {session for session in found.sessions if _is_free(session)}
+        job.instance = job.instance or found.instance
+    return Claimant(job.name, frozenset(processes), frozenset(sessions), frozenset(users))
+
+
+def _is_free(session: int) -> bool:
+    """Whether a session has no leader any more: else its number may be somebody else's by now."""
+    return procfs.standing(session) in (Standing.GONE, Standing.DEAD)
+
+
+def _hidden(pid: int) -> procfs.ProcStat | None:
+    """What can be said of a child that /proc does not show; None where it has ended."""
+    try:
+        if children.peek(pid) is not None:
+            return None
+        return procfs.ProcStat(pid, "?", os.getpid(), os.getpgid(pid), os.getsid(pid), 0)
+    except (ChildProcessError, ProcessLookupError):
+        return None
 
 
 def _is_dead(pid: int) -> bool:
-    status = procfs.stat(pid)
-    return status is None or status.dead
+    return procfs.standing(pid) in (Standing.GONE, Standing.DEAD)

@@ -70,22 +70,28 @@ class Reaper:
             return
         about = procfs.stat(pid)
         status = children.peek(pid)
-        if about is not None and status is not None:
-            self._statuses[pid, about.start] = status
+        if status is not None:
+            start = 0 if about is None else about.start  # 0: /proc hides it
+            self._statuses[pid, start] = status
             if len(self._statuses) > _KEPT:
                 self._statuses.popitem(last=False)
-            if self._is_awaited(pid, about.start):
-                self._zombies[pid] = about.start
+            if self._is_awaited(pid, start):
+                self._zombies[pid] = start
                 return
         children.reap(pid)
         self._reaped(pid)
 
     def status_of(self, pid: int, start: int) -> tuple[bool, int | None]:
-        """Whether that process has ended, and its wait status if it was ours to reap."""
-        found = self._statuses.get((pid, start))
+        """Whether that process has ended, and its wait status if it was ours to reap.
+
+        One that /proc does not show has not ended as long as there is one of its number.
+        """
+        found = self._statuses.get((pid, start), self._statuses.get((pid, 0)))
         if found is not None:
             return True, found
         about = procfs.stat(pid)
+        if about is None and procfs.exists(pid):
+            return False, None
         if about is None or about.start != start:
             return True, None
         if not about.dead:

@@ -20,6 +20,8 @@ _encode: Final = msgspec.json.Encoder().encode
 #: How long a reply may serve, seconds.
 _SERVES_S: Final = 0.1
 _BEFORE: Final = "what the process before left behind"
+#: So many pids are named.
+_NAMED: Final = 8
 #: Job states whose cause is worth telling beside the state itself.
 _TELLING: Final = (State.FATAL, State.BACKOFF, State.STOPPING, State.STARTING, State.EXITED)
 
@@ -209,6 +211,11 @@ def _reason(job: Job, state: State, wanted: list[ProcessStatus], now: float) -> 
             words.append(cause)
     elif state is State.STOPPED and job.stopped is not None:
         words.append(f"stopped by {job.stopped.by} at {job.stopped.at}")
+    if job.doubtful and state in (State.STOPPED, State.EXITED):
+        words.append(
+            "it cannot be told whether this job or another has left behind "
+            f"pid {', '.join(str(pid) for pid in job.doubtful[:_NAMED])}"
+        )
     if job.problem:
         words.append(
             f"its file cannot be used, the definition before stays in force: {job.problem}"
@@ -240,9 +247,9 @@ def process_reason(one: ProcessStatus, spec: JobSpec | None, now: float) -> str:
         words = f"gave up after {one.failures} failed start{'s' if one.failures != 1 else ''}"
     elif one.state is State.STOPPING:
         words = _until_killed(one, now, "the main process has ended, not so")
-        cause = ""
+        cause = one.refused
     elif one.state is State.STARTING:
-        cause = one.error
+        cause = one.refused or one.error
         if one.kill_at is not None:
             # What goes before a start, or a child that is not wanted any more and hangs before its exec.
             words = _until_killed(one, now, f"waits for the end of {_BEFORE}:")

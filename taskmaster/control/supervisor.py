@@ -17,7 +17,6 @@ from taskmaster import fifos, syscalls
 from taskmaster.audit import KEYS, AuditLog, Event
 from taskmaster.children import exit_of, reap
 from taskmaster.control import link
-from taskmaster.control.churn import Churn
 from taskmaster.control.job import REPLACED, Job, Watchdog
 from taskmaster.control.launching import Launching
 from taskmaster.control.link import Link, Request, Requests
@@ -71,10 +70,7 @@ _SHORT: Final = 1024
 
 
 class Supervisor:
-    """Every job and its watchdog. ``logs``: the log directory; ``limits``: rlimits for the jobs' processes.
-
-    ``churn``: puts on record what watchdogs tell.
-    """
+    """Every job and its watchdog. ``logs``: the log directory; ``limits``: rlimits for the jobs' processes."""
 
     def __init__(
         self,
@@ -88,9 +84,7 @@ class Supervisor:
         deadline_s: float,
         watchdog_timeout_s: float,
         wall_clock: Callable[[], float],
-        churn: Churn,
     ) -> None:
-        self._churn = churn
         self.loop = loop
         self.jobs: dict[str, Job] = {}
         #: Why the daemon stops; empty while it does not.
@@ -106,7 +100,8 @@ class Supervisor:
         self.by_pid: dict[int, tuple[Job, Watchdog]] = {}
         self._acknowledge: dict[str, int] = {}
         self._on_heard: Callable[[], None] | None = None
-        self.orphans = Orphans(self.jobs, self.by_pid)
+        self.orphans = Orphans(self.jobs, self.by_pid, self._holder)
+        self.orphans.tell = self._tell_inherited
         self.reaper = Reaper(self._ended_by_pid, self.orphans.reaped, self._is_awaited)
 
     # jobs -----------------------------------------------------------------------------------------
@@ -271,6 +266,7 @@ class Supervisor:
             self.kill(job, watchdog, f"it says it is of job {message.job[:64]!r}")
             return
         watchdog.attached_at = self.loop.now()
+        job.instance = message.instance
         job.foreign = job.foreign or message.adopted > 0
         if message.ledger != job.ledger:
             job.ledger, job.noticed_through = message.ledger, 0
@@ -318,8 +314,8 @@ class Supervisor:
             )
         if first:
             job.trouble = ""
-            if job.inherited and watchdog.link is not None:
-                watchdog.link.send(Inherited(tuple(job.inherited.items())))
+            if job.inherited or job.denied:
+                self._tell_inherited(job)
             if job.removing:
                 watchdog.leaving = watchdog.leaving or "removed"
             for request in job.requests.waiting():
@@ -342,6 +338,8 @@ class Supervisor:
         watchdog = job.watchdog
         if watchdog is not None and watchdog.link is not None:
             request.sent = True
+            if _ends_some(request) and self.orphans.sweep(job):
+                self._tell_inherited(job)
             watchdog.link.send(request.message)
 
     def _noticed(self, job: Job, message: Notice) -> None:
@@ -360,15 +358,23 @@ class Supervisor:
         for key in ("at", "cause", *(("reason",) if event is Event.PROCESS_STOPPING else ())):
             if fields.get(key) is None:
                 fields.pop(key, None)
-        self._churn.record(event, job.name, "" if job.spec is None else job.spec.runas, fields)
+        self._audit.record(event, job=job.name, **fields)
         self._say.everything(f"job {job.name}: {message.event}")
 
     def _is_awaited(self, pid: int, start: int) -> bool:
         return any(
-            one.pid == pid and one.start == start
+            one.pid == pid and start in (one.start, 0)
             for job in self.jobs.values()
             for one in job.statuses.values()
         )
+
+    def _tell_inherited(self, job: Job) -> None:
+        if job.watchdog is not None and job.watchdog.link is not None:
+            told = Inherited(tuple(job.inherited.items()), tuple(job.denied.items()))
+            job.watchdog.link.send(told)
+
+    def _holder(self, job: Job) -> int | None:
+        return None if job.directory < 0 else self._statedir.holder_of(job.directory)
 
     def acknowledge(self) -> None:
         """The audit log has been written: what is in it need not be told again."""
@@ -560,6 +566,14 @@ class Supervisor:
         return (None, None) if status is None else exit_of(status)
 
     # silence --------------------------------------------------------------------------------------
+
+
+def _ends_some(request: Request) -> bool:
+    """Whether it asks for an end, of all that belongs to the job."""
+    message = request.message
+    return isinstance(message, Retire) or (
+        isinstance(message, Act) and message.verb in ("stop", "kill", "restart")
+    )
 
 
 def _is_ensure(request: Request) -> bool:

@@ -44,7 +44,7 @@ class Witness:
         except OSError:
             return  # gone, or no descriptors: its end may be told as unknown then
         status = procfs.stat(pid)
-        if status is None or status.start != start:
+        if not (_leads(pid) if status is None else status.start == start):
             os.close(held)
         else:
             self._held[pid, start] = held
@@ -80,7 +80,7 @@ class Witness:
         if (pid, start) in self._asked:
             self._loop.unwatch(self._asked.pop((pid, start)))  # by a watchdog that died over it
         status = syscalls.pidfd_exit_status(held)
-        if status is None and procfs.stat(pid) is not None:
+        if status is None and procfs.exists(pid):
             # Until it is told it stays held: a program that follows this one may be the one to tell.
             self._asked[pid, start] = self._loop.watch(
                 held, None, lambda: self._reaped(pid, start, told)
@@ -108,3 +108,11 @@ class Witness:
         for held in self._held.values():
             os.close(held)
         self._held.clear()
+
+
+def _leads(pid: int) -> bool:
+    """Whether a process that /proc does not show (hidepid) leads a session, as the processes of a job do."""
+    try:
+        return os.getsid(pid) == pid
+    except (ProcessLookupError, PermissionError):
+        return False

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 
-from taskmaster import fifos, procfs
+from taskmaster import fifos, procfs, procinside
 from taskmaster.core import backoff, lifecycle
 from taskmaster.core.events import Spawned, Timer
 from taskmaster.core.lifecycle import Phase, Process
 from taskmaster.core.spec import MAX_PROCESSES
 from taskmaster.core.states import Desired
-from taskmaster.watchdog.family import INSTANCE_VARIABLE
+from taskmaster.watchdog.marks import INSTANCE_VARIABLE
 from taskmaster.watchdog.place import Place
 from taskmaster.watchdog.record import StateRecord
 from taskmaster.watchdog.runner import Runner
@@ -76,7 +76,7 @@ def without_record(runner: Runner) -> None:
         number = next((pipes[end] for end in _ends(pid, removed) if end in pipes), None)
         if number is None or number in runner.places:
             continue
-        instance = procfs.environment(pid).get(INSTANCE_VARIABLE, "")
+        instance = (procinside.variables(pid, INSTANCE_VARIABLE) or {}).get(INSTANCE_VARIABLE, "")
         if instance:
             runner.of_instance(instance)
         place = runner.place(number)
@@ -100,7 +100,7 @@ def _pipes(runner: Runner) -> dict[str, int]:
 
 
 def _ends(pid: int, removed: str) -> list[str]:
-    return [end.removesuffix(removed) for end in procfs.outputs(pid)]
+    return [end.removesuffix(removed) for end in procinside.outputs(pid)]
 
 
 def _take(runner: Runner, place: Place) -> None:

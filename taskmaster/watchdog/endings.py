@@ -16,6 +16,7 @@ from taskmaster import children, procfs, syscalls
 from taskmaster.core.events import Exited
 from taskmaster.core.lifecycle import Phase
 from taskmaster.watchdog.place import Place
+from taskmaster.watchdog.reapers import may_inherit
 
 if TYPE_CHECKING:
     from taskmaster.watchdog.runner import Runner
@@ -43,10 +44,10 @@ class Endings:
         assert place.pid is not None
         try:
             held = os.pidfd_open(place.pid)
-        except ProcessLookupError:
-            return False
+        except (ProcessLookupError, FileNotFoundError):
+            return False  # ENOENT: the number is that of a thread by now
         status = procfs.stat(place.pid)
-        if status is None or status.start != place.start:
+        if not (is_unseen_one(place, held) if status is None else status.start == place.start):
             os.close(held)
             return False
         place.held = held
@@ -122,6 +123,9 @@ class Endings:
             place.grace = None
         assert place.pid is not None
         status = procfs.stat(place.pid)
+        if place.held < 0 and status is None and procfs.exists(place.pid):
+            self._found_alive(place)
+            return
         if place.held < 0 and status is not None and status.start == place.start:
             if not status.dead:
                 self._found_alive(place)
@@ -134,10 +138,15 @@ class Endings:
 
     def _found_alive(self, place: Place) -> None:
         """Only the descriptor to hold it by had been missing; it is tried for until there is one."""
+        assert place.pid is not None
         try:
             held = self.hold(place)
         except OSError:
             held = False
+        else:
+            if not held and procfs.stat(place.pid) is None:
+                self.ended(place, None)  # what has the number now, and is hidden, is not the one
+                return
         if held:
             place.asking = False
             self.resume(place)
@@ -219,3 +228,20 @@ class Endings:
                 return
             children.reap(pid)
             pid = children.peek_any()
+
+
+def is_unseen_one(place: Place, held: int) -> bool:
+    """Whether a process that /proc does not show (hidepid) is the place's, which ``held`` is a pidfd of.
+
+    Our own child's number is its own until we reap it. Another one leads the session that is recorded and has a
+    parent that orphans have, as far as the kernel tells (6.13): else it is somebody else's.
+    """
+    assert place.pid is not None
+    if place.own_child:
+        return True
+    try:
+        session = os.getsid(place.pid)
+    except (ProcessLookupError, PermissionError):
+        return False
+    parent = syscalls.pidfd_parent(held)
+    return session == place.session and (parent is None or may_inherit(parent))

@@ -17,11 +17,12 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from taskmaster import procfs, syscalls
+from taskmaster import procfs, procinside, syscalls
 from taskmaster.core.names import CRASH_FILE
 from taskmaster.core.spec import JobSpec
 from taskmaster.eventloop import EventLoop
 from taskmaster.watchdog import adopt, logfolder, process, record
+from taskmaster.watchdog.marks import INSTANCE_VARIABLE
 from taskmaster.watchdog.service import Service
 
 #: Exit status when another watchdog still has the job; the control plane tries again.
@@ -49,6 +50,36 @@ class Launch(msgspec.Struct):
     limits: tuple[tuple[int, tuple[int, int]], ...]
     expected: bool
     waits_s: float = 0.0
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """What is on record of a job: its processes and orphans by pid and start time, its sessions, its mark."""
+
+    processes: tuple[tuple[int, int], ...] = ()
+    sessions: tuple[int, ...] = ()
+    instance: str = ""
+
+
+def trace(directory: int, job: str) -> Trace:
+    """What the dead watchdog of the job has left on record; nothing where that cannot be read."""
+    try:
+        found = record.read(directory, job, procfs.boot_id())
+    except (record.UnusableRecord, OSError):
+        found = None
+    if found is None:
+        return Trace()
+    processes = [
+        (place.pid, place.start)
+        for place in found.places
+        if place.pid is not None and place.start is not None
+    ]
+    sessions = (place.session for place in found.places if place.session is not None)
+    return Trace((*processes, *found.inherited), tuple(sessions), found.instance)
+
+
+def mark_of(pid: int) -> str | None:
+    """The random mark of some job in the environment of a process, which says nothing where it is not known."""
+    return (procinside.variables(pid, INSTANCE_VARIABLE) or {}).get(INSTANCE_VARIABLE)
 
 
 def recorded(directory: int, job: str) -> list[tuple[int, int]]:

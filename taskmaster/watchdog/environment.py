@@ -43,10 +43,13 @@ def made(spec: JobSpec, number: int, instance: str, who: Who, step: Step) -> dic
     if spec.env_file is not None:
         step.name = f"envFile {spec.env_file}"
         environment.update(variables(_content(spec.env_file)))
-    environment["TASKMASTER_JOB"] = spec.job
-    environment["TASKMASTER_PROCESS"] = str(number)
-    environment["TASKMASTER_INSTANCE"] = instance
-    return environment
+    # First, where they are found without reading all of a large one.
+    marks = {
+        "TASKMASTER_INSTANCE": instance,
+        "TASKMASTER_PROCESS": str(number),
+        "TASKMASTER_JOB": spec.job,
+    }
+    return marks | {key: value for key, value in environment.items() if key not in marks}
 
 
 def _content(path: str) -> bytes:

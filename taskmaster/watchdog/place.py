@@ -11,6 +11,7 @@ import itertools
 from taskmaster.core.events import Timer as TimerKind
 from taskmaster.core.lifecycle import Phase, Process, timer_of
 from taskmaster.eventloop import Timer, Watch
+from taskmaster.watchdog.pace import Pace
 from taskmaster.watchdog.process import Child
 from taskmaster.watchdog.record import PlaceRecord
 from taskmaster.wire.link import ProcessStatus
@@ -45,6 +46,8 @@ class Place:
         self.left = 0
         self.left_pids: tuple[int, ...] = ()
         self.error = ""
+        #: What of it may not be signalled, in words.
+        self.refused = ""
         #: The audit log's id of the command that it is on its way for; empty once it has settled.
         self.cause = ""
 
@@ -73,6 +76,9 @@ class Place:
         self.watch: Watch | None = None
         self.timer: Timer | None = None
         self.grace: Timer | None = None
+        #: When one looks next for what is left of it.
+        self.pace = Pace()
+        self.looking: Timer | None = None
 
     @property
     def phase(self) -> Phase:
@@ -149,4 +155,5 @@ class Place:
             left=self.left,
             left_pids=self.left_pids,
             error=self.error,
+            refused=self.refused,
         )

@@ -130,9 +130,10 @@ def fork(plan: Plan) -> Child:
     os.close(report_write)
     os.set_blocking(report_read, False)
     status = procfs.stat(pid)
-    # Our own unreaped child always has an entry, even dead.
-    assert status is not None
-    return Child(pid, status.start, report_read, go_write)
+    # Our own unreaped child always has an entry, even dead; but /proc may hide it (hidepid), as one that has
+    # changed its user. 0 is no start time, and such a process is known by being our child or by its pidfd.
+    start = 0 if status is None else status.start
+    return Child(pid, start, report_read, go_write)
 
 
 def read_report(report: int) -> Failure | None:
@@ -266,7 +267,8 @@ def send(pid: int, start: int, number: int) -> bool:
     """Send signal ``number`` to exactly that process; whether it was there to get it.
 
     The process is held by a pidfd while its start time is compared, so that a recycled number is never
-    signalled. Raises PermissionError where the process has become somebody else's.
+    signalled. One whose start time cannot be seen has to be our child, or one that the control plane has
+    inherited. Raises PermissionError where the process has become somebody else's.
     """
     try:
         held = os.pidfd_open(pid)
@@ -280,13 +282,24 @@ def send(pid: int, start: int, number: int) -> bool:
         return _send_unheld(pid, number)
     try:
         status = procfs.stat(pid)
-        if status is None or status.start != start:
+        if status is None and not _is_related(pid, held):
+            return False
+        if status is not None and status.start != start:
             return False
         signal.pidfd_send_signal(held, number)
     except ProcessLookupError:
         return False
     finally:
         os.close(held)
+    return True
+
+
+def _is_related(pid: int, held: int) -> bool:
+    """Whether a process that /proc does not show is our child, or the control plane's."""
+    try:
+        peek(pid)
+    except ChildProcessError:
+        return syscalls.pidfd_parent(held) == os.getppid()
     return True
 
 

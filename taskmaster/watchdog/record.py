@@ -23,6 +23,8 @@ FILE: Final = "state.json"
 _NEW_FILE: Final = "state.json.new"
 MAX_BYTES: Final = 16 * 1024 * 1024
 FORMAT: Final = 1
+#: So many orphans are remembered by pid and start time; 1 MB of record. The others are found by session or mark.
+MAX_INHERITED: Final = 32768
 #: The largest process number that Linux can be set to give out.
 _MAX_PID: Final = 1 << 22
 _WITH_PROCESS: Final = frozenset({Phase.STARTING, Phase.RUNNING})
@@ -73,7 +75,7 @@ class NoticeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StateRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a replacement needs. ``instance`` is in the environment of every process of the job,
     ``ledger`` names the row of notices that ``next_notice`` counts, ``inherited`` what dead watchdogs left
-    to the control plane, by pid and start time."""
+    to the control plane and what this one would, by pid and start time."""
 
     format: int
     job: str

@@ -38,7 +38,7 @@ from taskmaster.watchdog.family import Family
 from taskmaster.watchdog.memory import Memory
 from taskmaster.watchdog.notices import Notices
 from taskmaster.watchdog.place import Place
-from taskmaster.watchdog.record import StateRecord
+from taskmaster.watchdog.record import MAX_INHERITED, StateRecord
 from taskmaster.watchdog.signalling import Signalling
 from taskmaster.watchdog.spawning import Spawning
 
@@ -215,7 +215,12 @@ class Runner:
             spec=self.spec,
             sha256=self.sha256,
             gaps=int(self.family.has_strangers),
-            inherited=tuple(self.family.inherited),
+            # Our own orphans too: unmarked ones, told apart from those of other jobs only here.
+            inherited=tuple(
+                dict.fromkeys(
+                    [*self.family.inherited, *self.family.own_orphans(self.places.values())]
+                )
+            )[:MAX_INHERITED],
             next_notice=self.notices.next_number,
             places=tuple(
                 place.record(_MOST_ASKED // len(self.places)) for place in self.places.values()
@@ -292,9 +297,13 @@ class Runner:
         self.instance = instance
         self.family = Family(instance)
 
-    def inherit(self, processes: tuple[tuple[int, int], ...]) -> None:
-        """Take for the job's own what its dead watchdog had."""
-        self.family.inherited = list(processes)
+    def inherit(
+        self, processes: tuple[tuple[int, int], ...], denied: tuple[tuple[int, int], ...]
+    ) -> None:
+        """Take for the job's own what its dead watchdog had, and not what is another job's."""
+        self.family.denied = frozenset(denied)
+        known = dict.fromkeys((*self.family.inherited, *processes))
+        self.family.inherited = list(known)[:MAX_INHERITED]
         self.family.has_strangers = True
         self._dirty = True
 

@@ -94,7 +94,7 @@ class Service:
                 # At once: what a record still holds is told again by a replacement.
                 self.runner.mark_dirty()
         elif isinstance(message, Inherited):
-            self.runner.inherit(message.processes)
+            self.runner.inherit(message.processes, message.denied)
         elif isinstance(message, Retire):
             self._begun(message.id)
             self._verbs.retire(message.id, message.cause)
@@ -146,7 +146,15 @@ class Service:
         runner = self.runner
         adopted = sum(1 for place in runner.places.values() if place.pid is not None)
         self._rendezvous.send(
-            Hello(runner.spec.job, runner.ledger, os.getpid(), runner.sha256, runner.spec, adopted)
+            Hello(
+                runner.spec.job,
+                runner.ledger,
+                os.getpid(),
+                runner.sha256,
+                runner.spec,
+                adopted,
+                runner.instance,
+            )
         )
         self._publish(full=True)
         runner.notices.send_again()

@@ -8,7 +8,8 @@ At the deadline of the stop (the table arms it) everything gets SIGKILL.
 
 The process counts as gone when all that belongs to it is gone. What has outlived it is held by a pidfd, so
 that the end of each is an event; then one looks again. The same is done with what an end has left behind where
-the next process is to be started: the table calls that CLEARING.
+the next process is to be started: the table calls that CLEARING. Where a look finds nothing because what there
+was moved on meanwhile (``family.py``), nothing is concluded: one looks again, at a distance (``pace.py``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from taskmaster.core.spec import StopTo
 from taskmaster.core.states import Desired
 from taskmaster.eventloop import Watch
 from taskmaster.procfs import ProcStat
-from taskmaster.watchdog import process
+from taskmaster.watchdog import pace, process
 from taskmaster.watchdog.place import Place
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ _LOOK_AGAIN_S: Final = 1.0
 _NAMED: Final = 8
 #: So many that had the stop signal are remembered before the dead among them are forgotten.
 _PRUNE: Final = 4096
+#: So often in one turn what is new gets SIGKILL, to be quicker than what forks and ends.
+_ROUNDS: Final = 6
+#: But not once this many seconds of the turn are over.
+_ROUNDS_S: Final = 0.005
 #: Phases in which all that belongs to a place is on its way out.
 _ENDING: Final = (Phase.STOPPING, Phase.CLEARING)
 
@@ -59,13 +64,14 @@ class Signalling:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._watched: dict[int, _Watched] = {}
+        self._killed: set[tuple[int, int]] = set()
 
     # a stop ---------------------------------------------------------------------------------------
 
     def begin(self, place: Place) -> None:
         """Begin a stop: the stop signal to the main process, or to all that belongs to the place."""
         spec = self._runner.spec
-        place.killing, place.stop_signal = False, spec.stop_signal
+        place.killing, place.stop_signal, place.refused = False, spec.stop_signal, ""
         place.asked.clear()
         to_all = place.pid is None or spec.stop_to is StopTo.ALL
         place.rest_told = to_all
@@ -86,7 +92,7 @@ class Signalling:
             for one in members:
                 if one.pid != place.pid and one.state == "T":
                     # It is waited for by a main process that ends its children itself.
-                    self._send(one, signal.SIGCONT)
+                    self._send(place, one, signal.SIGCONT)
         self._ask_main(place)
         self._look_later(place)
 
@@ -100,7 +106,7 @@ class Signalling:
                 reason = f"{reason}; left behind: {_named(members)}"
             self._runner.notice(place, "process.killed", pid=pid, reason=reason)
         place.killing = True
-        self._kill(members)
+        self._kill(place, members)
         if not members:
             self._send_held(place, signal.SIGKILL)
         self._look_later(place)
@@ -116,15 +122,15 @@ class Signalling:
                 raise
             self._runner.loop.call_in(_LOOK_AGAIN_S, lambda: self.check(place))
             return
-        if not left:
+        if not left and not self._is_moving(place):
             self._finish(place)
             return
         self._note(place, left)
-        if place.killing:
-            self._kill(left)
-        else:
+        if not place.killing:
             self._ask_rest(place, left)
         self._watch(place, left)
+        if self._is_moving(place):
+            self._look_soon(place)
 
     def _ask_rest(self, place: Place, left: list[ProcStat]) -> None:
         fresh = self._ask(place, left)
@@ -140,7 +146,7 @@ class Signalling:
             )
 
     def _finish(self, place: Place) -> None:
-        place.ended, place.session, place.stop_signal = False, None, 0
+        place.ended, place.session, place.stop_signal, place.refused = False, None, 0, ""
         place.asked.clear()
         self._note(place, [])
         self._runner.feed(place, Exited(True, 0.0))
@@ -153,22 +159,28 @@ class Signalling:
 
     # what belongs to a place ----------------------------------------------------------------------
 
-    def of(self, place: Place) -> list[ProcStat]:
+    def of(self, place: Place, *, thorough: bool = True) -> list[ProcStat]:
         """All that lives and belongs to the place, its process included.
 
         What can be attributed to no place belongs to the last one that goes.
         """
-        places = self._runner.places.values()
-        members = self._runner.family.members(places)
+        members = self._runner.family.members(self._runner.places.values(), thorough=thorough)
         found = members.get(place.number, [])
-        others_stay = any(
-            other.phase not in IDLE and other.process.desired is Desired.UP
-            for other in places
-            if other is not place
-        )
-        if not others_stay:
+        if self._is_last(place):
             found = found + members.get(None, [])
         return found
+
+    def _is_last(self, place: Place) -> bool:
+        return not any(
+            other.phase not in IDLE and other.process.desired is Desired.UP
+            for other in self._runner.places.values()
+            if other is not place
+        )
+
+    def _is_moving(self, place: Place) -> bool:
+        """Whether something of the place may live although the last look did not find it."""
+        moving = self._runner.family.moving
+        return place.number in moving or (None in moving and self._is_last(place))
 
     def _seen(self, place: Place) -> list[ProcStat]:
         """The same; nothing where /proc cannot be read for want of a descriptor."""
@@ -180,11 +192,25 @@ class Signalling:
             return []
 
     def _left(self, place: Place) -> list[ProcStat]:
-        """What is left of a process that has ended. Raises OSError where /proc cannot be read."""
+        """What is left of a process that has ended, which gets SIGKILL at once where that is its turn.
+
+        Nothing is proof of nothing only where it is not moving. Raises OSError where /proc cannot be read.
+        """
         runner = self._runner
-        if runner.family.orphans(runner.places.values(), runner.endings.to_reap):
-            return self.of(place)
-        return []
+        if not runner.family.orphans(runner.places.values(), runner.endings.to_reap):
+            return []
+        left = self.of(place)
+        if place.killing and place.phase in _ENDING:
+            until = runner.loop.now() + _ROUNDS_S
+            for number in range(_ROUNDS):
+                fresh = self._kill(place, left, again=number == 0)
+                if not fresh and not self._is_moving(place):
+                    break
+                if runner.loop.now() > until:
+                    break
+                runner.family.look_again()
+                left = self.of(place)
+        return left
 
     def left_behind(self, place: Place) -> int:
         """How many processes an ended one has left behind; their ends are noticed.
@@ -200,6 +226,9 @@ class Signalling:
         self._note(place, left)
         if left:
             self._watch(place, left)
+        elif self._is_moving(place):
+            self._look_soon(place)
+            return 1
         else:
             place.session = None
         return len(left)
@@ -212,9 +241,10 @@ class Signalling:
         """
         left = self._left(place)
         self._note(place, left)
-        if not left:
-            place.session = None
-        return not left
+        if left or self._is_moving(place):
+            return False
+        place.session = None
+        return True
 
     def _note(self, place: Place, left: list[ProcStat]) -> None:
         """Have the status say what is left."""
@@ -235,7 +265,7 @@ class Signalling:
             return
         place.asked.add((place.pid, place.start))
         if not self._send_held(place, self._signal_of(place)):
-            self._ask_one(place.pid, place.start, self._signal_of(place))
+            self._ask_one(place, place.pid, place.start, self._signal_of(place))
 
     def _ask(self, place: Place, members: list[ProcStat]) -> list[ProcStat]:
         """The stop signal to those that have not had it in this stop; these."""
@@ -249,26 +279,42 @@ class Signalling:
                 continue
             place.asked.add(key)
             fresh.append(one)
-            self._ask_one(one.pid, one.start, self._signal_of(place))
+            self._ask_one(place, one.pid, one.start, self._signal_of(place))
         return fresh
 
-    def _ask_one(self, pid: int, start: int, number: int) -> None:
+    def _ask_one(self, place: Place, pid: int, start: int, number: int) -> None:
         try:
             process.send(pid, start, number)
             # A stopped process takes no signal until it is continued.
             process.send(pid, start, signal.SIGCONT)
         except PermissionError:
-            pass  # it became somebody else's; it stays in sight, and the state says STOPPING
+            self._refused(place, pid)
 
-    def _kill(self, members: list[ProcStat]) -> None:
+    def _kill(self, place: Place, members: list[ProcStat], *, again: bool = True) -> bool:
+        """SIGKILL to these, also ``again``; whether any of them had not had it."""
+        fresh = {(one.pid, one.start) for one in members} - self._killed
+        self._killed |= fresh
+        if len(self._killed) > _PRUNE:
+            self._killed = {(one.pid, one.start) for one in members}
         for one in members:
-            self._send(one, signal.SIGKILL)
+            if again or (one.pid, one.start) in fresh:
+                self._send(place, one, signal.SIGKILL)
+        return bool(fresh)
 
-    def _send(self, one: ProcStat, number: int) -> None:
+    def _send(self, place: Place, one: ProcStat, number: int) -> None:
         try:
             process.send(one.pid, one.start, number)
         except PermissionError:
-            pass  # it became somebody else's; it stays in sight, and the state says STOPPING
+            self._refused(place, one.pid)
+
+    def _refused(self, place: Place, pid: int) -> None:
+        """It became somebody else's. It stays in sight, the state says STOPPING, and the status why."""
+        user = procfs.user(pid)
+        whose = "" if user is None else f", which runs as user {user}"
+        words = f"not permitted to signal pid {pid}{whose}"
+        if place.refused != words:
+            place.refused = words
+            self._runner.touch(place)
 
     def _send_held(self, place: Place, number: int) -> bool:
         """The signal to the main process by the descriptor that is held already; whether there is one."""
@@ -278,8 +324,11 @@ class Signalling:
             signal.pidfd_send_signal(place.held, number)
             if number != signal.SIGKILL:
                 signal.pidfd_send_signal(place.held, signal.SIGCONT)
-        except (ProcessLookupError, PermissionError):
+        except ProcessLookupError:
             pass  # its end is seen by the same descriptor
+        except PermissionError:
+            assert place.pid is not None
+            self._refused(place, place.pid)
         return True
 
     # ends -----------------------------------------------------------------------------------------
@@ -294,15 +343,15 @@ class Signalling:
             try:
                 held = os.pidfd_open(one.pid)
             except ProcessLookupError:
-                loop.call_in(0, lambda: self.look(place))
+                self._look_soon(place)
                 continue
             except OSError:
                 loop.call_in(_LOOK_AGAIN_S, lambda: self.look(place))
                 continue
             status = procfs.stat(one.pid)
-            if status is None or status.start != one.start:
+            if one.start != (0 if status is None else status.start):
                 os.close(held)
-                loop.call_in(0, lambda: self.look(place))
+                self._look_soon(place)
                 continue
             self._watched[one.pid] = watched = _Watched(held)
             watched.numbers.add(place.number)
@@ -316,13 +365,25 @@ class Signalling:
         for number in sorted(watched.numbers):
             place = self._runner.places.get(number)
             if place is not None:
-                self.look(place)
+                self._look_soon(place)
+
+    def _look_soon(self, place: Place) -> None:
+        if place.looking is not None:
+            return
+        loop = self._runner.loop
+
+        def now() -> None:
+            place.looking = None
+            self.look(place)
+
+        longest_s = pace.KILLING_S if place.killing else pace.ASKING_S
+        place.looking = loop.call_in(place.pace.delay_s(loop.now(), longest_s), now)
 
     def look(self, place: Place) -> None:
         """See what is left of what an ended process had started."""
         if place.phase in _ENDING:
             self.check(place)
-        elif place.left:
+        elif place.left or self._is_moving(place):
             self.left_behind(place)
 
 

@@ -24,7 +24,8 @@ class ProcessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     start failed. ``exit_unknown``: it ended, and nobody could say how. ``exit_why``: it was ended, and why.
     ``memory``: bytes in RAM, where there is a limit; ``memory_by``: what keeps that (cgroup, watching).
     ``failures``: failed starts in a row, ``crashes``: ends after RUNNING in a row. ``left``: processes that
-    it left behind when it ended, ``left_pids``: some of them.
+    it left behind when it ended, ``left_pids``: some of them. ``refused``: what of it may not be signalled, in
+    words.
     """
 
     number: int
@@ -48,6 +49,7 @@ class ProcessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     left: int = 0
     left_pids: tuple[int, ...] = ()
     error: str = ""
+    refused: str = ""
 
 
 # control plane -> watchdog -------------------------------------------------------------------------
@@ -97,9 +99,13 @@ class Retire(msgspec.Struct, tag="retire", frozen=True):
 
 
 class Inherited(msgspec.Struct, tag="inherited", frozen=True):
-    """Processes, by pid and start time, that became the control plane's when a watchdog of this job died."""
+    """Processes, by pid and start time, that became the control plane's when a watchdog of this job died.
+
+    ``denied``: those that bear this job's mark and are another job's.
+    """
 
     processes: tuple[tuple[int, int], ...]
+    denied: tuple[tuple[int, int], ...] = ()
 
 
 class Leave(msgspec.Struct, tag="leave", frozen=True):
@@ -125,7 +131,7 @@ class Restore(msgspec.Struct, tag="restore", frozen=True):
 
 class Hello(msgspec.Struct, tag="hello", frozen=True):
     """First on every link: who speaks, which definition it runs, and since when it counts its notices
-    (``ledger``: another one counts from 1 again)."""
+    (``ledger``: another one counts from 1 again). ``instance``: the mark in the environment of its processes."""
 
     job: str
     ledger: str
@@ -133,6 +139,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     sha256: str
     spec: JobSpec
     adopted: int = 0
+    instance: str = ""
 
 
 class Published(msgspec.Struct, tag="published", frozen=True):

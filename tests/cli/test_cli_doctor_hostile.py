@@ -15,7 +15,7 @@ from taskmaster.cli import pidfd
 from taskmaster.cli.doctor import jobs, kernel, looking, record, where, writers
 from taskmaster.cli.doctor.examination import examine, show
 from taskmaster.cli.doctor.looking import OK, PROBLEM, WARNING, Unusable
-from taskmaster.watchdog import entry, family, rendezvous
+from taskmaster.watchdog import entry, marks, rendezvous
 from taskmaster.watchdog import record as written
 
 HOST = ("kernel", "open files", "/proc")
@@ -57,7 +57,7 @@ def test_same_formats_as_the_daemon():
     )
     assert jobs.CRASH_FILE == entry.CRASH_FILE
     assert jobs.LINK == rendezvous.NAME
-    assert writers.MARK == family.INSTANCE_VARIABLE
+    assert writers.MARK == marks.INSTANCE_VARIABLE
     assert (pidfd._GET_INFO, pidfd._INFO_EXIT) == (
         syscalls._PIDFD_GET_INFO,
         syscalls._PIDFD_INFO_EXIT,

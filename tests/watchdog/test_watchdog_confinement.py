@@ -20,6 +20,7 @@ from watchdog_children import (
     capable,
     changes_users,
     ended,
+    environment_of,
     executed,
     forked,
     isolated,
@@ -528,6 +529,6 @@ def test_read_before_the_change_of_user(directory: int, tmp_path: Path, mode: in
     wanted = plan(
         directory, *STOPPED, runas="nobody", env=(("TOKEN", "x"), ("A", "a")), env_file=str(path)
     )
-    found = look(wanted, procfs.environment)
+    found = look(wanted, environment_of)
     assert (found["TOKEN"], found["HOME"], found["A"]) == ("hunter2", "/secret", "a")
     assert found["TASKMASTER_JOB"] == "web"

@@ -35,13 +35,20 @@ class Stage:
         self.places = {number: Place(number) for number in range(places)}
         self.members: dict[int | None, list[ProcStat]] = {}
         self.unreadable = False
-        self.family = SimpleNamespace(members=self._members, orphans=lambda places, dead: True)
+        self.family = SimpleNamespace(
+            members=self._members,
+            orphans=lambda places, dead: True,
+            moving=frozenset(),
+            look_again=lambda: None,
+        )
         self.endings = SimpleNamespace(to_reap=[])
         self.notices: list[tuple[str, dict[str, Any]]] = []
         self.fed: list[tuple[int, Event]] = []
         self.signalling = Signalling(self)  # type: ignore[arg-type]
 
-    def _members(self, places: object) -> dict[int | None, list[ProcStat]]:
+    def _members(
+        self, places: object, *, thorough: bool = True
+    ) -> dict[int | None, list[ProcStat]]:
         if self.unreadable:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return self.members
@@ -186,6 +193,42 @@ def test_everybody_who_waits_for_an_end_is_told(
     os.kill(living[0].pid, KILL)
     until(lambda: len(stage.fed) == 3)
     assert sorted(number for number, _ in stage.fed) == [0, 1, 2]
+
+
+def test_what_moves_is_not_gone(loop: EventLoop, sent: list[tuple[int, int]], until: Any) -> None:
+    """Nothing is found, and something went while one looked: one looks again, and only rest is an end."""
+    stage = Stage(loop, 2)
+    place = stage.stopping(0)
+    place.ended = True
+    for moving in ({None}, {0}):
+        stage.family.moving = frozenset(moving)
+        stage.signalling.check(place)
+        assert stage.fed == []
+        assert place.looking is not None
+    stage.family.moving = frozenset({1})  # another place's
+    until(lambda: stage.fed)
+    assert [number for number, _ in stage.fed] == [0]
+
+
+def test_what_may_not_be_signalled_is_said(
+    loop: EventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status has the pid and its user, for as long as that is so."""
+
+    def send(pid: int, start: int, number: int) -> bool:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(process, "send", send)
+    stage = Stage(loop, 1)
+    stage.members = {0: [stat(os.getpid())]}
+    place = stage.stopping(0)
+    stage.signalling.begin(place)
+    words = f"not permitted to signal pid {os.getpid()}, which runs as user {os.getuid()}"
+    assert place.status().refused == words
+    stage.members = {}
+    place.ended = True
+    stage.signalling.check(place)
+    assert place.status().refused == ""
 
 
 def test_one_end_does_not_make_others_forget(loop: EventLoop, sent: list[tuple[int, int]]) -> None:

@@ -18,6 +18,7 @@ from watchdog_children import (
     become_nobody,
     changes_users,
     ended,
+    environment_of,
     executed,
     forked,
     isolated,
@@ -420,7 +421,7 @@ def test_its_environment(directory: int, monkeypatch: pytest.MonkeyPatch, inheri
         inherit_env=inherit,
         env=(("A", "%n of 100%%"), ("SHELL", "/bin/mine"), ("TASKMASTER_JOB", "fake")),
     )
-    found = look(wanted, procfs.environment)
+    found = look(wanted, environment_of)
     user = pwd.getpwuid(os.geteuid())
     own = {
         "A": "3 of 100%",
@@ -469,7 +470,7 @@ def test_as_another_user(directory: int, state: Path, group: str) -> None:
     wanted = plan(directory, *STOPPED, runas=runas, stdout="0.stdout")
 
     def seen(pid: int) -> tuple[Any, dict[str, str]]:
-        return identity(pid), procfs.environment(pid)
+        return identity(pid), environment_of(pid)
 
     ids, environment = look(wanted, seen)
     gid = grp.getgrnam(group).gr_gid if group else entry.pw_gid

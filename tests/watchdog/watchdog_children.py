@@ -204,3 +204,9 @@ def can_mount() -> bool:
 
 
 mounting = pytest.mark.skipif(not can_mount(), reason="no file system can be mounted here")
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """The environment that a process was exec'd with."""
+    pairs = (one.partition("=") for one in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    return {name: value for name, equals, value in pairs if equals}

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -20,6 +21,8 @@ STATE = "state directory"  # what several parts find something about
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MAX_PROC_BYTES = 262144
+#: The kernel gives arguments and environment together less than this.
+_MAX_ENVIRON_BYTES = 8 << 20
 _FLOCK = struct.Struct("hhqqi4x")
 #: Of a lock whose holder is in another pid namespace.
 SOMEBODY = -1
@@ -111,16 +114,18 @@ def lock_holder(folder: int) -> int | None:
 class Process:
     """A process as ``/proc/PID/stat`` has it; ``start``: kernel start time, clock ticks."""
 
-    __slots__ = ("pid", "ppid", "session", "start", "state")
+    __slots__ = ("pid", "ppid", "session", "start", "state", "threads")
 
-    def __init__(self, pid: int, state: str, ppid: int, session: int, start: int) -> None:
+    def __init__(
+        self, pid: int, state: str, ppid: int, session: int, start: int, threads: int
+    ) -> None:
         self.pid, self.state, self.ppid = pid, state, ppid
-        self.session, self.start = session, start
+        self.session, self.start, self.threads = session, start, threads
 
     @property
     def dead(self) -> bool:
-        """Whether it only waits to be reaped."""
-        return self.state in "ZX"
+        """Whether it only waits to be reaped; the state alone is that of its first thread."""
+        return self.state in "ZX" and self.threads <= 1
 
     @property
     def stopped(self) -> bool:
@@ -136,7 +141,29 @@ def process(pid: int) -> Process | None:
     # The name between the parentheses is the process's own choice and may hold both.
     fields = text[text.rindex(b")") + 2 :].split()
     state, ppid, _, session = fields[:4]
-    return Process(pid, state.decode("ascii"), int(ppid), int(session), int(fields[19]))
+    start, threads = int(fields[19]), int(fields[17])
+    return Process(pid, state.decode("ascii"), int(ppid), int(session), start, threads)
+
+
+def exists(pid: int) -> bool:
+    """Whether any process has this number, also one that /proc hides."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:  # ESRCH; EPERM of somebody else's
+        return error.errno == errno.EPERM
+    return True
+
+
+def _folders(pid: int) -> Iterator[str]:
+    """Where descriptors and environment of a process are: a first thread that has ended shows none."""
+    yield f"{pid}"
+    found = process(pid)
+    if found is not None and found.state in "ZX" and not found.dead:
+        try:
+            threads = os.listdir(f"/proc/{pid}/task")
+        except OSError:  # ENOENT, ESRCH, EACCES
+            return
+        yield from (f"{pid}/task/{thread}" for thread in threads if thread != str(pid))
 
 
 def everyone() -> list[int]:
@@ -178,9 +205,10 @@ def open_files_limit(pid: int) -> int | None:
 
 def variable(pid: int, name: str) -> str | None:
     """A variable of the environment that a process was started with, if it may be seen."""
-    for entry in _proc(f"{pid}/environ").split(b"\0"):
-        if entry.startswith(name.encode() + b"="):
-            return entry.partition(b"=")[2].decode("utf-8", "replace")
+    for folder in _folders(pid):
+        for entry in _proc(f"{folder}/environ", _MAX_ENVIRON_BYTES).split(b"\0"):
+            if entry.startswith(name.encode() + b"="):
+                return entry.partition(b"=")[2].decode("utf-8", "replace")
     return None
 
 
@@ -200,10 +228,12 @@ def opened(pid: int) -> dict[int, str]:
 
 def leads_to(pid: int, fd: int) -> str:
     """Where a descriptor of a process leads, in words; empty where that may not be seen."""
-    try:
-        return os.readlink(f"/proc/{pid}/fd/{fd}")
-    except OSError:  # ENOENT, ESRCH, EACCES
-        return ""
+    for folder in _folders(pid):
+        try:
+            return os.readlink(f"/proc/{folder}/fd/{fd}")
+        except OSError:  # ENOENT, ESRCH, EACCES
+            continue
+    return ""
 
 
 def path_of(fd: int) -> str:
@@ -255,9 +285,9 @@ def boot_id() -> str:
     return _proc("sys/kernel/random/boot_id").decode("ascii", "replace").strip()
 
 
-def _proc(path: str) -> bytes:
+def _proc(path: str, limit: int = _MAX_PROC_BYTES) -> bytes:
     try:
         with open(f"/proc/{path}", "rb") as file:
-            return file.read(_MAX_PROC_BYTES)
+            return file.read(limit)
     except OSError:  # ENOENT, ESRCH, EACCES, EPERM (hidepid)
         return b""

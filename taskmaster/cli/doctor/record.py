@@ -30,8 +30,12 @@ class Recorded:
 
     def alive(self) -> bool:
         """Whether the very process runs that was recorded."""
-        found = None if self.pid is None else looking.process(self.pid)
-        return found is not None and found.start == self.start and not found.dead
+        if self.pid is None:
+            return False
+        found = looking.process(self.pid)
+        if found is None:
+            return looking.exists(self.pid)  # hidden by /proc (hidepid), which is not gone
+        return found.start == self.start and not found.dead
 
 
 class Record:
