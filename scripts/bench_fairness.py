@@ -200,12 +200,12 @@ def _wait_rows(name: str, rounds: list[tuple[Waited, Waited]]) -> list[Row]:
         ("another user's", _OTHER_MS, "other"),
     ):
         attacked = [getattr(one, which) for one, _ in rounds]
-        beside = statistics.median(getattr(one, which) for _, one in rounds)
+        beside = [getattr(one, which) for _, one in rounds]
         ours = f"rounds {min(attacked):.1f} to {max(attacked):.1f} ms"
-        theirs = f"machine {beside:.1f} ms"
+        theirs = f"machine {min(beside):.1f} to {max(beside):.1f} ms"
         figure = statistics.median(attacked)
         rows.append(
-            Row(f"{name}: {who} p99", ours, theirs, figure, " ms", limit=limit, noise=beside)
+            Row(f"{name}: {who} p99", ours, theirs, figure, " ms", limit=limit, noise=max(beside))
         )
     return rows
 

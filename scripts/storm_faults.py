@@ -17,6 +17,7 @@ from typing import Final
 
 from storm_client import Clients
 from storm_host import Host, Watchdog, send
+from storm_jobs import all_jobs
 from storm_sabotage import STEPS, remove_state
 
 #: The numbers in the ledger of commands of who asks for an upgrade, and for one that cannot succeed.
@@ -38,6 +39,7 @@ _WEIGHTS: Final = {
     "upgrade that fails": 8,
     "state removed": 8,
 }
+_RECORDED: Final = frozenset(job.name for job in all_jobs() if job.keys.get("logMaxBytes") == 0)
 #: All kinds there are, by name.
 KINDS: Final = tuple(_WEIGHTS)
 
@@ -242,6 +244,6 @@ class Faults:
         return self._upgrade is not None and self._upgrade.is_alive()
 
     def _state_removed(self) -> None:
-        done = remove_state(self._host.state / "jobs", self._choice)
+        done = remove_state(self._host.state / "jobs", self._choice, _RECORDED)
         if done is not None:
             self._note("removed", done[0], 0, done[1])

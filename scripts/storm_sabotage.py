@@ -52,7 +52,7 @@ STEPS: Final[dict[str, tuple[str, str]]] = {
         _raising("Daemon.start", after_exec=True, kind="SystemExit"),
     ),
 }
-#: What is in a job's folder of the state directory, and may be gone from one moment to the next.
+#: What is in a job's folder of the state directory, and may be gone from one moment to the next; the record first.
 _STATE_FILES: Final = ("state.json", "link.sock", "lock", "0.stdout", "0.stderr")
 
 
@@ -94,8 +94,14 @@ def _replace(file: Path, content: bytes) -> None:
     new.rename(file)
 
 
-def remove_state(jobs: Path, choice: random.Random) -> tuple[str, str] | None:
-    """Remove a job's folder below ``jobs``, or one file of it; the job, and what. None where nothing is there."""
+def remove_state(
+    jobs: Path, choice: random.Random, recorded: frozenset[str]
+) -> tuple[str, str] | None:
+    """Remove a job's folder below ``jobs``, or one file of it; the job, and what. None where nothing is there.
+
+    ``recorded``: the jobs that are known by their record alone, having no pipe. It is left to them: without it,
+    and with neither daemon nor watchdog there, nothing tells that they run (docs/architecture.rst).
+    """
     try:
         names = sorted(os.listdir(jobs))
     except FileNotFoundError:
@@ -103,10 +109,10 @@ def remove_state(jobs: Path, choice: random.Random) -> tuple[str, str] | None:
     if not names:
         return None
     job = choice.choice(names)
-    if choice.random() < 0.4:
+    if choice.random() < 0.4 and job not in recorded:
         shutil.rmtree(jobs / job, ignore_errors=True)
         return job, "folder"
-    name = choice.choice(_STATE_FILES)
+    name = choice.choice(_STATE_FILES[job in recorded :])
     try:
         (jobs / job / name).unlink()
     except FileNotFoundError:

@@ -325,19 +325,31 @@ def test_sabotaged_product(make_daemon, tmp_path):
 
 def test_removed_state(tmp_path):
     """In the end everything is removed, one by one or a folder at a time, and each time it is told what."""
-    assert storm_sabotage.remove_state(tmp_path / "none", random.Random(1)) is None
+    none = frozenset()
+    assert storm_sabotage.remove_state(tmp_path / "none", random.Random(1), none) is None
     for job in ("a", "b"):
         (tmp_path / job).mkdir()
         for name in ("state.json", "lock", "link.sock", "0.stdout", "0.stderr"):
             (tmp_path / job / name).touch()
     choice, told = random.Random(1), []
     while os.listdir(tmp_path):
-        done = storm_sabotage.remove_state(tmp_path, choice)
+        done = storm_sabotage.remove_state(tmp_path, choice, none)
         if done is not None:
             told.append(done)
             job, what = done
             assert not (tmp_path / job / ("" if what == "folder" else what)).exists()
     assert {job for job, _ in told} == {"a", "b"}
+
+
+def test_a_record_that_is_all_there_is(tmp_path):
+    """Of a job without a pipe, all but the record may be removed."""
+    (tmp_path / "a").mkdir()
+    for name in ("state.json", "lock", "link.sock", "0.stdout", "0.stderr"):
+        (tmp_path / "a" / name).touch()
+    choice = random.Random(1)
+    for _ in range(100):
+        storm_sabotage.remove_state(tmp_path, choice, frozenset({"a"}))
+    assert os.listdir(tmp_path / "a") == ["state.json"]
 
 
 def test_the_attackers_job():
