@@ -343,7 +343,7 @@ class Dispatcher:
     def turn_over(self) -> None:
         """Begin what arrived and answer what can be. Call at the end of each turn of the loop."""
         self._answer()
-        if self.turns.due:
+        if self.turns.waiting:
             self.turns.serve(self._answer)
 
     def answer_all(self) -> None:

@@ -71,18 +71,13 @@ class Turns:
         self._clock = clock
         self._arm = arm
         #: Shares with guests that wait to be served, and with guests that have no commands left.
-        self._waiting: dict[Share, None] = {}
+        self.waiting: dict[Share, None] = {}
         self._thirsty: dict[Share, None] = {}
         self._fresh: list[Guest] = []
         self._resting: set[Guest] = set()
         self._timer: Timer | None = None
         #: Whom is being served.
         self.serving: Guest | None = None
-
-    @property
-    def due(self) -> bool:
-        """Whether anybody waits for a turn."""
-        return bool(self._waiting)
 
     def enter(self, guest: Guest) -> None:
         """There is something to do for this guest."""
@@ -93,7 +88,7 @@ class Turns:
         share.thirsty.pop(guest, None)
         share.crowded.pop(guest, None)
         share.waiting[guest] = None
-        self._waiting[share] = None
+        self.waiting[share] = None
         if guest not in self._resting:
             self._fresh.append(guest)
 
@@ -120,8 +115,8 @@ class Turns:
         """
         now = self._clock()
         end = math.inf if is_last else now + TURN_S
-        while self._waiting and now < end:
-            share = next(iter(self._waiting)) if is_last else self._next(now)
+        while self.waiting and now < end:
+            share = next(iter(self.waiting)) if is_last else self._next(now)
             if share is None:
                 break
             guest = next(iter(share.waiting))
@@ -142,7 +137,7 @@ class Turns:
     def _next(self, now: float) -> Share | None:
         """Whose turn it is: who has used least of late, and of several the first; None where nobody has time."""
         best, least_s = None, 0.0
-        for share in self._waiting:
+        for share in self.waiting:
             used_s = share.used_s(now)
             if not share.exhausted and (best is None or used_s < least_s):
                 best, least_s = share, used_s
@@ -169,9 +164,9 @@ class Turns:
         self._tidy(share)
 
     def _tidy(self, share: Share) -> None:
-        self._waiting.pop(share, None)
+        self.waiting.pop(share, None)
         if share.waiting:
-            self._waiting[share] = None  # behind those that have as much
+            self.waiting[share] = None  # behind those that have as much
         if not share.thirsty:
             self._thirsty.pop(share, None)
 
@@ -191,7 +186,7 @@ class Turns:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        wait_s = min((share.time_in_s(now) for share in self._waiting), default=None)
+        wait_s = min((share.time_in_s(now) for share in self.waiting), default=None)
         for share in self._thirsty:
             in_s = share.commands_in_s(now)
             wait_s = in_s if wait_s is None else min(wait_s, in_s)
@@ -212,5 +207,5 @@ class Turns:
                 for guest in guests:
                     self.enter(guest)
                 self._tidy(share)
-        if self._thirsty and not self._waiting:
+        if self._thirsty and not self.waiting:
             self._call_again(now)

@@ -80,7 +80,7 @@ class Room:
         if wait_s is not None:
             self.clock.now += wait_s
         self.loop._fire_timers()
-        if self.turns.due:
+        if self.turns.waiting:
             self.turns.serve(self.answer)
         return wait_s
 
@@ -106,7 +106,7 @@ def test_one_who_asks_once(room):
     room.turns.serve(room.answer)
     assert (guest.frames, room.answered, guest.resting) == (0, 1, False)
     assert room.loop._timeout() is None
-    assert not room.turns.due
+    assert not room.turns.waiting
 
 
 def test_a_turn_ends(room):
@@ -213,7 +213,7 @@ def test_no_room(room):
         room.turns.enter(guest)
     room.turn()
     assert all(guest.frames == 1 and guest.resting for guest in guests)
-    assert not room.turns.due
+    assert not room.turns.waiting
     assert room.loop._timeout() is None
     for _ in range(shares.MAX_UNANSWERED):
         if share.answered(1):
@@ -254,4 +254,4 @@ def test_the_last_turn_serves_all(room):
         room.turns.enter(guest)
     room.turns.serve(room.answer, is_last=True)
     assert all(guest.frames == 0 for guest in guests)
-    assert not room.turns.due
+    assert not room.turns.waiting
