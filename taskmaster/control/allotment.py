@@ -1,10 +1,12 @@
 """How much of the audit log one identity may fill: bytes in a bucket that refills with time.
 
-What is logged is chosen by those who are logged, so without this one user decides how long the log
-remembers everybody else. The bucket has three marks. A change needs any room at all; a command that changes
-nothing leaves a quarter to the changes; in between there is room for the first record of each kind, so that
-a flood never hides that something new was tried. It counts and nothing else: what follows from an empty
-bucket is decided by ``recording``.
+Clients choose what is logged, so without this one user decides how long the log remembers everybody else. The
+bucket has three marks. A change needs any room at all; a command that changes nothing leaves half of the room to
+the changes; down to a quarter there is room for the first record of each kind, so that a flood never hides that
+something new was tried. It counts and nothing else: ``recording`` decides what follows from an empty bucket.
+
+A bucket grows with the life of the daemon, at the rate that refills it: somebody who was quiet for ten minutes may
+restart two hundred jobs at once, and still nobody ever exceeds the rate by more than the first few seconds' worth.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from typing import Final
 
 from taskmaster.control.access import Rights
 
-#: So many seconds' worth may come at once: 60 KiB of the default, which is seventy commands or so.
+#: So many seconds' worth may come at once when the daemon has just started: 60 KiB of the default, which is
+#: seventy commands or so.
 BURST_S: Final = 20.0
+#: And so many once it has run for as long: 1.8 MiB of the default, which is to restart 400 jobs.
+LARGEST_BURST_S: Final = 600.0
 _DAY_S: Final = 86_400.0
 #: A record of the longest reason fits into the smallest bucket.
 _LEAST_BURST: Final = 16_384.0
-#: What a command caused may have cost more than there was. So much of it is remembered, in buckets.
-_DEBT: Final = 5.0
+#: What a command caused may have cost more than there was. So much of it is remembered, in seconds' worth: nobody
+#: is kept from acting for longer.
+_DEBT_S: Final = 100.0
 #: Identities that are told apart; what comes beyond shares one bucket.
 _REMEMBERED: Final = 256
 #: One bucket for all hosts without a certificate: an address of one's own is had for nothing.
@@ -36,13 +42,13 @@ class Allotment:
     def __init__(self, name: str, of: Allotments) -> None:
         self.name = name
         self._of = of
-        self._level = of.burst
+        self._level = of.room()
         self._at = of.clock()
 
     def _now(self) -> float:
         of = self._of
         now = of.clock()
-        self._level = min(of.burst, self._level + (now - self._at) * of.rate)
+        self._level = min(of.room(), self._level + (now - self._at) * of.rate)
         self._at = now
         return self._level
 
@@ -52,15 +58,15 @@ class Allotment:
 
     def has_room_for_more(self) -> bool:
         """Whether a command that changes nothing may be put on record."""
-        return self._now() > self._of.burst / 2
+        return self._now() > self._of.room() / 2
 
     def has_room_for_a_first(self) -> bool:
         """The same of one whose like was not seen for a while."""
-        return self._now() > self._of.burst / 4
+        return self._now() > self._of.room() / 4
 
     def take(self, size: int) -> None:
         """So many bytes were recorded."""
-        self._level = max(self._level - size, -_DEBT * self._of.burst)
+        self._level = max(self._level - size, -_DEBT_S * self._of.rate)
 
     def empty_for_s(self) -> float:
         """How long no change may be recorded, seconds."""
@@ -68,7 +74,7 @@ class Allotment:
 
     def is_full(self) -> bool:
         """Whether it says no more than a new one would."""
-        return self._now() >= self._of.burst
+        return self._now() >= self._of.room()
 
 
 class Allotments:
@@ -78,8 +84,13 @@ class Allotments:
         self.clock = clock
         self.a_day = a_day
         self.rate = a_day / _DAY_S
-        self.burst = max(_LEAST_BURST, self.rate * BURST_S)
+        self._began = clock()
         self._known: dict[str, Allotment] = {}
+
+    def room(self) -> float:
+        """What a full bucket holds by now, bytes."""
+        grown_s = min(LARGEST_BURST_S, BURST_S + self.clock() - self._began)
+        return max(_LEAST_BURST, self.rate * grown_s)
 
     def of(self, rights: Rights) -> Allotment | None:
         """The bucket of a peer; None for root and the daemon's own user, and where there is no limit."""

@@ -159,6 +159,22 @@ def test_a_change_is_recorded_or_refused(world):
     assert world.ask(user, Command.STOP).response == "success"
 
 
+def test_who_was_quiet_may_do_much_at_once(world):
+    """An operator restarts two hundred jobs, with all that it causes; no fresh daemon lets anybody."""
+
+    def restarted(user):
+        for number in range(200):
+            if world.ask(user, Command.RESTART).code == "slow-down":
+                return number
+            world.log.on_caused(f"x-{number}", 2000)
+        return 200
+
+    assert restarted(world.user(8)) < 100
+    world.pass_time(allotment.LARGEST_BURST_S)
+    assert restarted(world.user(7)) == 200
+    assert restarted(world.user(8)) == 200, "a debt is paid back"
+
+
 def test_reads_leave_room_for_changes(world):
     """A monitor of the same user that asks without end keeps no change out."""
     user = world.user()

@@ -435,8 +435,11 @@ def test_any_bytes(data: bytes) -> None:
 #: What may be in the place of the file, and what is said.
 BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda path: None, "No such file or directory"),
-    "link": (lambda path: path.symlink_to("/etc/passwd"), "is a symbolic link"),
-    "dangling": (lambda path: path.symlink_to("/nonexistent"), "is a symbolic link"),
+    "link": (
+        lambda path: path.symlink_to("/etc/passwd"),
+        "has mode 0644: group or others may use it (chmod 600)",
+    ),
+    "dangling": (lambda path: path.symlink_to("/nonexistent"), "No such file or directory"),
     "pipe": (lambda path: os.mkfifo(path, 0o600), "is no regular file"),
     "folder": (lambda path: path.mkdir(mode=0o700), "is no regular file"),
     "group": (
@@ -455,7 +458,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "endless": (lambda path: os.truncate(written(path, 0o600), 1 << 40), "is over 262144 bytes"),
     "open folder": (
         lambda path: (written(path, 0o600), path.parent.chmod(0o777)),
-        "folder {folder} has mode 0777: others may write to it",
+        "others could put another in its place: folder {folder}: mode 0777",
     ),
 }
 
@@ -487,11 +490,13 @@ def test_files_of_others(directory: int, tmp_path: Path, what: str) -> None:
     path = written(folder / "env", 0o600)
     foreign = {"file": path, "folder": folder, "above": tmp_path}[what]
     os.chown(foreign, NOBODY.pw_uid, -1)
-    name = "it" if what == "file" else f"folder {foreign}"
-    text, _ = refused(directory, env_file=str(path))
-    assert text == (
-        f"envFile {path}: {name} belongs to uid {NOBODY.pw_uid}, not to root or the user of taskmasterd"
+    words = (
+        f"it belongs to uid {NOBODY.pw_uid}, not to root or the user of taskmasterd"
+        if what == "file"
+        else f"others could put another in its place: folder {foreign}: owner uid {NOBODY.pw_uid}"
     )
+    text, _ = refused(directory, env_file=str(path))
+    assert text == f"envFile {path}: {words}"
 
 
 @pytest.mark.skipif(not capable(CHOWN), reason="needs CAP_CHOWN")
@@ -514,8 +519,8 @@ def test_links_to_secrets_of_root(directory: int, tmp_path: Path, theirs: str) -
     os.chown(home, NOBODY.pw_uid, -1)
     text, _ = refused(directory, env_file=str(path))
     assert text == (
-        f"envFile {path}: folder {home} belongs to uid {NOBODY.pw_uid}, "
-        "not to root or the user of taskmasterd"
+        f"envFile {path}: others could put another in its place: "
+        f"folder {home}: owner uid {NOBODY.pw_uid}"
     )
 
 

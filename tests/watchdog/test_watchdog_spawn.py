@@ -180,7 +180,12 @@ STEPS = {
         TRUE, {"dir": "{tmp}/plain"}, "directory {tmp}/plain: Not a directory", errno.ENOTDIR
     ),
     "no user": Step(TRUE, {"runas": "no-such-user"}, "user no-such-user: no such user", 0),
-    "a number as user": Step(TRUE, {"runas": "123456"}, "user 123456: no such user", 0),
+    "a number without a group": Step(
+        TRUE,
+        {"runas": "123456"},
+        "user 123456: has no account that says its group: name one, as in USER:GROUP",
+        0,
+    ),
     "empty user": Step(TRUE, {"runas": ":root"}, "user : no such user", 0),
     "no group": Step(
         TRUE, {"runas": "root:no-such-group"}, "group no-such-group: no such group", 0
