@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import tempfile
@@ -20,6 +21,9 @@ for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
         signal.signal(_number, _default)
 
 DEADLINE_S = 45.0
+#: Of linux/prctl.h.
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
 _TICK_S = 0.01
 
 
@@ -45,6 +49,20 @@ def _descriptors() -> set[tuple[str, str]]:
 def _children() -> set[str]:
     files = Path("/proc/self/task").glob("*/children")
     return {pid for file in files for pid in file.read_text().split()}
+
+
+def _prctl(option: int, argument: object) -> None:
+    assert ctypes.CDLL(None).prctl(option, argument, 0, 0, 0) == 0
+
+
+@pytest.fixture(autouse=True)
+def no_subreaper() -> Iterator[None]:
+    """A test may make this process a subreaper, as a daemon does; the next one begins as none."""
+    yield
+    found = ctypes.c_int()
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found))
+    if found.value:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
 @pytest.fixture
