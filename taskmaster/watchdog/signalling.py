@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from taskmaster import procfs
 from taskmaster.core.events import Exited
-from taskmaster.core.lifecycle import IDLE, Phase
+from taskmaster.core.lifecycle import Phase
 from taskmaster.core.spec import StopTo
 from taskmaster.core.states import Desired
 from taskmaster.eventloop import Watch
@@ -162,7 +162,8 @@ class Signalling:
     def of(self, place: Place, *, thorough: bool = True) -> list[ProcStat]:
         """All that lives and belongs to the place, its process included.
 
-        What can be attributed to no place belongs to the last one that goes.
+        What can be attributed to no place may be of any that has a process which stays; where none has one, be it
+        that all are stopped, restarted or have crashed, it belongs to each that goes.
         """
         members = self._runner.family.members(self._runner.places.values(), thorough=thorough)
         found = members.get(place.number, [])
@@ -172,9 +173,7 @@ class Signalling:
 
     def _is_last(self, place: Place) -> bool:
         return not any(
-            other.phase not in IDLE and other.process.desired is Desired.UP
-            for other in self._runner.places.values()
-            if other is not place
+            _stays(other) for other in self._runner.places.values() if other is not place
         )
 
     def _is_moving(self, place: Place) -> bool:
@@ -385,6 +384,14 @@ class Signalling:
             self.check(place)
         elif place.left or self._is_moving(place):
             self.left_behind(place)
+
+
+def _stays(place: Place) -> bool:
+    """Whether the place has a process that nobody is ending; what it has started is left alone."""
+    if place.process.desired is not Desired.UP:
+        return False
+    is_being_executed = place.phase is Phase.SPAWNING and place.pid is not None
+    return is_being_executed or place.phase in (Phase.STARTING, Phase.RUNNING)
 
 
 def _named(members: list[ProcStat]) -> str:

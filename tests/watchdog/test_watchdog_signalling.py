@@ -178,6 +178,34 @@ def test_what_belongs_to_nobody_is_asked_once(
     assert sent == [(9, TERM)]
 
 
+@pytest.mark.parametrize(
+    ("phase", "desired", "pid", "stays"),
+    [
+        (Phase.RUNNING, Desired.UP, 5, True),
+        (Phase.STARTING, Desired.UP, 5, True),
+        (Phase.SPAWNING, Desired.UP, 5, True),
+        (Phase.SPAWNING, Desired.UP, None, False),
+        (Phase.SPAWNING, Desired.DOWN, 5, False),
+        (Phase.STOPPING, Desired.UP, 5, False),
+        (Phase.STOPPING, Desired.DOWN, 5, False),
+        (Phase.CLEARING, Desired.UP, None, False),
+        (Phase.BACKOFF, Desired.UP, None, False),
+        (Phase.EXITED, Desired.UP, None, False),
+        (Phase.FATAL, Desired.UP, None, False),
+        (Phase.STOPPED, Desired.DOWN, None, False),
+    ],
+)
+def test_what_belongs_to_nobody_may_be_of_one_that_stays(
+    loop: EventLoop, phase: Phase, desired: Desired, pid: int | None, stays: bool
+) -> None:
+    """It is left alone for a process that nobody is ending, and for none that is restarted or has crashed."""
+    stage = Stage(loop, 2)
+    stage.members = {None: [stat(9)]}
+    place = stage.stopping(0)
+    stage.places[1].process, stage.places[1].pid = Process(phase, desired), pid
+    assert [one.pid for one in stage.signalling.of(place)] == ([] if stays else [9])
+
+
 def test_everybody_who_waits_for_an_end_is_told(
     loop: EventLoop, living: list[ProcStat], until: Any
 ) -> None:
