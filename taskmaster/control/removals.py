@@ -1,8 +1,8 @@
-"""Which jobs are being removed: kept on disk, so that a removal that an upgrade interrupts is finished.
+"""Which jobs are being removed: kept on disk, so that a removal that is interrupted is finished.
 
 A removal takes as long as the job takes to stop. One note a job, in ``.removing`` beside the job files. It is
-written before clients are told that what was begun goes on, and removed when the job's file is gone. The next
-program finds it and goes on; without it the job would be found with a file, and started again.
+written before the job is asked to stop, and removed when the job's file is gone. The next program, or the next
+daemon, finds it and goes on; without it the job would be found with a file, and started again.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Removals:
             removal.sha256,
             removal.cause,
         )
+        if self._marks.is_kept(job) and self._marks.all[job] == kept:
+            return None
         return self._marks.put(job, kept)
 
     def know(self, job: str, removal: Removal) -> None:

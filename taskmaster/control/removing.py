@@ -1,9 +1,8 @@
 """Taking jobs away: stop everything of the job, remove its file, forget it; by this program or the next one.
 
-A removal that the death of the daemon interrupts is not done: the job has its file, and comes up. One that an
-upgrade interrupts was begun, and clients are told that it goes on: what is under way is put on the disk before
-(``keep``), and whatever program follows goes on with it. A job whose file was replaced meanwhile is another one,
-and stays.
+A removal is on the disk before the job is asked to stop, and whatever program follows goes on with it, after an
+upgrade, an order to end or a kill: a job that was half stopped for good must not be started again by the next
+daemon. A job whose file was replaced meanwhile is another one, and stays.
 """
 
 from __future__ import annotations
@@ -49,6 +48,7 @@ class Removing:
         """Stop a job whose turn has come (``Job.run``), remove its file, forget it."""
         job.begin()
         self._under_way[job.name] = removal
+        self._put_on_disk(job.name, removal)
         stopped = functools.partial(self._stopped, job, removal, done)
         if job.spec is None:
             stopped(replies.SUCCESS, "")
@@ -93,6 +93,7 @@ class Removing:
         """It could not be stopped. Where that is for the end of the daemon, the next one removes it."""
         if not self._supervisor.closing:
             self._end(job.name)
+            self._supervisor.stays(job)
         job.end()
 
     def _end(self, name: str) -> None:
@@ -106,12 +107,15 @@ class Removing:
     def keep(self) -> dict[str, Removal]:
         """All that is under way, for the next program, and on the disk for whichever that will be."""
         for name, removal in self._under_way.items():
-            error = self._removals.begin(name, removal)
-            if error is not None:
-                self._say.error(
-                    f"job {name}: that it is being removed is not on the disk: {error.strerror}"
-                )
+            self._put_on_disk(name, removal)
         return dict(self._under_way)
+
+    def _put_on_disk(self, name: str, removal: Removal) -> None:
+        error = self._removals.begin(name, removal)
+        if error is not None:
+            self._say.error(
+                f"job {name}: that it is being removed is not on the disk: {error.strerror}"
+            )
 
     def know(self, under_way: Mapping[str, Removal]) -> None:
         """What the program before this one, in the same process, had under way."""
@@ -163,8 +167,15 @@ class Removing:
             else:
                 self._removed(job, f"{VANISHED} while no daemon ran")
 
+        job.begin()
+        self._under_way[job.name] = Removal("", VANISHED, "", "")
         self._supervisor.retire(job, VANISHED, stopped)
         self._supervisor.launching.bring_up(job)
+
+    def is_vanishing(self, name: str) -> bool:
+        """Whether a job is being removed for want of a file; one that comes meanwhile is of a new job."""
+        removal = self._under_way.get(name)
+        return removal is not None and not removal.who
 
     def tidy(self) -> None:
         """Forget removals of which nothing is left to do."""

@@ -12,7 +12,7 @@ from taskmaster.audit import AuditLog, Event
 from taskmaster.control.job import Job, Watchdog
 from taskmaster.control.link import Request
 from taskmaster.control.say import Say
-from taskmaster.wire.link import Ping
+from taskmaster.wire.link import Ping, Retire
 
 if TYPE_CHECKING:
     from taskmaster.control.supervisor import Supervisor
@@ -49,6 +49,11 @@ class Silence:
             why = job.trouble or "its watchdog is being started"
             return f'Job "{job.name}": not begun within {self._deadline_s:g} s: {why}.'
         self.begins(job, watchdog, self._deadline_s)
+        if isinstance(request.message, Retire):
+            return (
+                f'Job "{job.name}": its watchdog (pid {watchdog.pid}) did not answer within '
+                f"{self._deadline_s:g} s; nothing was stopped or removed."
+            )
         return (
             f'Job "{job.name}": its watchdog (pid {watchdog.pid}) did not answer within '
             f"{self._deadline_s:g} s; what was asked may still be done when it does."

@@ -195,6 +195,16 @@ class Supervisor:
 
         self.request(job, lambda number: Retire(number, cause), done)
 
+    def stays(self, job: Job) -> None:
+        """What failed to be retired is not to be so later: a silent watchdog that was asked is replaced, and what
+        it may have begun is taken back.
+        """
+        watchdog = job.watchdog
+        if watchdog is not None and job.silent:
+            self.kill(job, watchdog, "it may still do what has failed: to remove the job")
+        if job.stopped is None and any(one.desired is Desired.UP for one in job.statuses.values()):
+            self.act(job, "ensure", None)
+
     def unclaimed(self) -> list[str]:
         """Names that have a state folder and are no jobs: something of them may run."""
         return [name for name in self._statedir.jobs() if name not in self.jobs]

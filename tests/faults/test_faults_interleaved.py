@@ -103,35 +103,6 @@ def test_delete_loses_no_notices(make_daemon):
     wait_for(lambda: daemon.events("process.exited", pid=pid))
 
 
-def test_interrupted_delete_leaves_it_up(make_daemon):
-    """A delete that a daemon's death interrupted is not done: the job is there, nobody stopped it, it is up."""
-    daemon = make_daemon()
-    daemon.job("web", SLOW)
-    daemon.start()
-    pid = running(daemon, "web")
-    begin_delete(daemon, "web")
-    daemon.kill()
-    daemon.start()
-    wait_for(lambda: not alive(pid))
-    assert running(daemon, "web") != pid
-
-
-def test_delete_interrupted_by_both_deaths_leaves_it_up(make_daemon):
-    """Nor is it done where the watchdog died as well, in the middle of the stop: the job comes up again."""
-    daemon = make_daemon()
-    daemon.job("web", SLOW)
-    daemon.start()
-    pid = running(daemon, "web")
-    watchdog = watchdog_pid(daemon, "web")
-    begin_delete(daemon, "web")
-    daemon.kill()
-    os.kill(watchdog, signal.SIGKILL)
-    wait_for(lambda: not alive(watchdog))
-    daemon.start()
-    wait_for(lambda: not alive(pid))
-    assert running(daemon, "web") != pid
-
-
 def test_request_numbers_of_two_daemons(make_daemon):
     """The answer to the last daemon's request is not taken for one to this daemon's."""
     daemon = make_daemon()

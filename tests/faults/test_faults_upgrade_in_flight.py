@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,9 +101,7 @@ def test_goes_on(make_daemon: Callable[..., Daemon], how: str) -> None:
     for name, frames in asked.items():
         ask_and_go(daemon, frames, name)
     WAYS[how](daemon)
-    # A death leaves a job that has its file; an upgrade goes on with what was begun.
-    gone = ("deleted", "gone") if how == "upgraded" else ("gone",)
-    for name in gone:
+    for name in ("deleted", "gone"):
         wait_for(lambda: daemon.ask("status", name).get("error", "").endswith("does not exist."))
         assert not jobs[name].file.exists()
         assert jobs[name].starts() == ["first"]
@@ -110,15 +110,13 @@ def test_goes_on(make_daemon: Callable[..., Daemon], how: str) -> None:
         wait_for(lambda: jobs[name].starts()[-1] == "second", f"{name} runs anew")
         daemon.wait_state(name, "RUNNING")
         assert jobs[name].starts() == ["first", "second"]
-    for name in {"restarted", "started", "deleted"} - set(gone):
+    for name in ("restarted", "started"):
         wait_for(lambda: len(jobs[name].starts()) == 2, f"{name} runs anew")
         daemon.wait_state(name, "RUNNING")
         assert jobs[name].starts() == ["first", "first"]
     daemon.wait_state("stopped", "STOPPED")
     assert jobs["stopped"].starts() == ["first"]
     assert all(process_start(job.pid) is None for job in jobs.values())
-    if how != "upgraded":
-        return
     (removed,) = daemon.events("job.removed", job="deleted")
     (asked_for,) = daemon.events("command.requested", command="delete")
     assert removed["cause"] == asked_for["id"]
@@ -141,6 +139,32 @@ def test_the_client_is_told_the_truth(make_daemon: Callable[..., Daemon]) -> Non
     wait_for(lambda: daemon.events("job.removed", job="late"))
     assert len(daemon.events("process.started", job="late")) == 1
     assert not (daemon.jobs / "late.tm.json").exists()
+
+
+@pytest.mark.parametrize("dies", ["daemon", "both", "ended"])
+def test_a_delete_is_finished_by_the_next_daemon(
+    make_daemon: Callable[..., Daemon], dies: str
+) -> None:
+    """Killed over it, alone or with the watchdog, or told to end: the job is not started again."""
+    daemon = make_daemon()
+    job = Slow(daemon, "late")
+    daemon.start()
+    job.runs()
+    watchdog = daemon.status("late")["watchdog"]["pid"]
+    ask_and_go(daemon, query("delete", "late", reason="no use"), "late")
+    if dies == "ended":
+        assert daemon.stop() == 0
+    else:
+        daemon.kill()
+    if dies == "both":
+        os.kill(watchdog, signal.SIGKILL)
+    daemon.start()
+    wait_for(lambda: not job.file.exists())
+    wait_for(lambda: daemon.ask("status", "late").get("error", "").endswith("not exist."))
+    assert job.starts() == ["first"]
+    assert process_start(job.pid) is None
+    assert not (daemon.jobs / ".removing" / "late").exists()
+    wait_for(lambda: daemon.events("job.removed", job="late"))
 
 
 @pytest.mark.parametrize("then", ["killed", "replaced"])

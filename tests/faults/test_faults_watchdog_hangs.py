@@ -44,6 +44,26 @@ def test_stopped_watchdog(make_daemon, bystander):
     assert daemon.ask("start", "hung")["response"] == "redundant"
 
 
+def test_a_delete_that_fails_is_not_done_later(make_daemon):
+    """The job stays as it is: a watchdog that was asked, and may go on at any time, is replaced at once."""
+    daemon = make_daemon(commandDeadline=0.3, watchdogTimeout=3000)
+    daemon.job("hung", ["sleep", "1000"])
+    daemon.start()
+    hung = daemon.wait_state("hung", "RUNNING")
+    pid, watchdog = hung["processes"][0]["pid"], hung["watchdog"]["pid"]
+    os.kill(watchdog, signal.SIGSTOP)
+    reply = daemon.ask("delete", "hung")
+    assert reply["response"] == "fail"
+    assert reply["error"].endswith("nothing was stopped or removed.")
+    wait_for(lambda: daemon.status("hung")["watchdog"]["pid"] not in (None, watchdog))
+    status = daemon.wait_state("hung", "RUNNING")
+    assert (status["processes"][0]["pid"], status["desired"]) == (pid, "UP")
+    assert (daemon.jobs / "hung.tm.json").exists()
+    assert not (daemon.jobs / ".removing" / "hung").exists()
+    assert daemon.events("process.stopping", job="hung") == []
+    assert daemon.ask("delete", "hung")["response"] == "success"
+
+
 def test_one_that_comes_back(make_daemon):
     """SIGCONT in time: what was asked is done late, nobody is replaced, and the log says it recovered."""
     daemon = make_daemon(commandDeadline=0.3, watchdogTimeout=3000)
