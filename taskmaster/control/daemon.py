@@ -51,6 +51,7 @@ from taskmaster.control.supervisor import Supervisor
 from taskmaster.control.tally import Tally
 from taskmaster.control.troubles import Troubles
 from taskmaster.control.turns import Turns
+from taskmaster.control.unfiled import Unfiled
 from taskmaster.control.upkeep import Upkeep
 from taskmaster.core import lifetime
 from taskmaster.core.lifetime import Effect, Phase
@@ -119,6 +120,7 @@ class Daemon:
                 self._supervisor.jobs,
                 lambda name: self._store.stamp(name) is not None,
             ),
+            unfiled=Unfiled(self._supervisor.jobs, premises.statedir, self._store, self._say),
         )
         rejections = Rejections(self._loop, self._audit, self._say.connection)
         shares = Shares(

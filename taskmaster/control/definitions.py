@@ -24,6 +24,7 @@ from taskmaster.control.say import Say
 from taskmaster.control.status import timestamp
 from taskmaster.control.stops import Stops
 from taskmaster.control.supervisor import Supervisor
+from taskmaster.control.unfiled import Unfiled
 from taskmaster.control.versions import Versions
 from taskmaster.core import names
 from taskmaster.core.spec import JobSpec, changed_fields, same_processes
@@ -61,7 +62,7 @@ class Definition(msgspec.Struct, frozen=True):
 
 class Definitions:
     """The job directory ``store``, in force for ``supervisor``; ``base``: where a relative ``dir`` starts;
-    ``outputs``: which output files are whose."""
+    ``outputs``: which output files are whose; ``unfiled``: which jobs stay without a file."""
 
     def __init__(
         self,
@@ -74,8 +75,10 @@ class Definitions:
         say: Say,
         *,
         outputs: Outputs,
+        unfiled: Unfiled,
     ) -> None:
         self._stops = stops
+        self.unfiled = unfiled
         self._outputs = outputs
         self._supervisor = supervisor
         self._store = store
@@ -172,7 +175,8 @@ class Definitions:
         no_file = not before & set(found)
         for name in self._supervisor.unclaimed():
             begun = self.removing.is_begun(name)
-            if no_file and not begun and self._supervisor.launching.is_alive(name):
+            is_lost = no_file or self.unfiled.is_kept(name)
+            if is_lost and not begun and self._supervisor.launching.is_alive(name):
                 self._keep_vanished(self._supervisor.add(name))
             else:
                 job = self._supervisor.add(name)
@@ -183,17 +187,8 @@ class Definitions:
     def _keep_vanished(self, job: Job) -> None:
         """No job that was there has a file, and this one runs: the directory may not be mounted, so it runs on."""
         job.had_state = True
-        self.rejected(
-            job,
-            FileError(
-                f"{job.name}{names.FILE_SUFFIX}",
-                "",
-                f"no such file, nor one of any other job that was there, in {self._folder}",
-                'the directory as it was (is it mounted?); "force": true (taskmasterctl restart --force) '
-                "stops and removes the job",
-            ),
-        )
-        job.unfiled = True
+        self.unfiled.keep([job])
+        self.rejected(job, self.unfiled.problem(job.name))
         self._adopt_as_it_was(job)
         job.stopped = self._stops.get(job.name)
 
@@ -216,7 +211,7 @@ class Definitions:
 
     def _put_in_force(self, job: Job, definition: Definition) -> None:
         job.spec, job.sha256, job.stamp = definition.spec, definition.sha256, definition.stamp
-        job.problem, job.unfiled = "", False
+        self.unfiled.found(job)
 
     # applying -------------------------------------------------------------------------------------
 
@@ -228,9 +223,12 @@ class Definitions:
         old, old_sha256 = job.spec, job.sha256
         self._put_in_force(job, definition)
         if old is None:
+            for other in self.unfiled.keep_from(job):
+                self.rejected(other, self.unfiled.problem(other.name))
             self._audit.record(Event.JOB_ADDED, job=job.name, sha256=definition.sha256, **because)
             self._supervisor.launching.bring_up(job)
-            if definition.spec.auto_start:
+            job.stopped = self._stops.look(job.name)
+            if definition.spec.auto_start and job.stopped is None:
                 self._supervisor.act(job, "ensure", done, cause)
             else:
                 # Any question will do: the answer means that the watchdog is there.

@@ -18,7 +18,7 @@ from taskmaster.control.answers import Done, failed, refusing
 from taskmaster.control.definitions import Change, Definition, Definitions
 from taskmaster.control.job import Job
 from taskmaster.control.supervisor import Supervisor
-from taskmaster.errors import FileError
+from taskmaster.errors import FileError, TaskmasterError
 from taskmaster.wire import replies
 from taskmaster.wire.replies import Reply
 
@@ -53,9 +53,13 @@ class Directory:
         in_force = {name: job.sha256 for name, job in jobs.items() if not job.removing}
         on_disk: dict[str, str] = {}
         definitions: dict[str, Definition] = {}
+        returned: list[str] = []
         for name in found:
             if name in jobs and jobs[name].removing:
-                continue  # it is being deleted: its file is there until its last process has ended
+                # While one is deleted its file is there until its last process has ended.
+                if self._definitions.removing.is_vanishing(name):
+                    returned.append(name)
+                continue
             try:
                 definitions[name] = self._definitions.read(name, change_by.who)
                 on_disk[name] = definitions[name].sha256
@@ -68,16 +72,18 @@ class Directory:
         if not force:
             change = self._without_unfiled(change, errors)
         work = _Counter(lambda: self._all_applied(reason, change, errors, done))
+        for name in change.removed:
+            self._begin_removal(jobs[name], change_by, work, errors)
         for name in (*change.new, *change.changed):
             self._begin_reload(
                 jobs.get(name) or self._supervisor.add(name), change_by, work, errors
             )
+        for name in returned:
+            self._begin_return(jobs[name], change_by, work, errors)
         for name in change.unchanged:
             if name in definitions:
-                jobs[name].problem, jobs[name].stamp = "", definitions[name].stamp
-                jobs[name].unfiled = False
-        for name in change.removed:
-            self._begin_removal(jobs[name], change_by, work, errors)
+                jobs[name].stamp = definitions[name].stamp
+                self._definitions.unfiled.found(jobs[name])
         work.close()
 
     def _files(self, force: bool) -> tuple[list[str], list[FileError]]:
@@ -88,6 +94,7 @@ class Directory:
         jobs = self._supervisor.jobs.values()
         standing = [job.name for job in jobs if job.spec is not None and not job.removing]
         if standing and not set(standing) & set(found):
+            self._definitions.unfiled.keep(self._definitions.unfiled.standing())
             raise _emptied(str(self._store.directory), sorted(standing))
         return found, bad
 
@@ -107,6 +114,23 @@ class Directory:
             work.done()
 
         job.run(lambda: self._definitions.reload_job(job, change, reloaded), refusing(reloaded))
+
+    def _begin_return(self, job: Job, change: Change, work: _Counter, errors: list[str]) -> None:
+        """Its file is there again while the job is being removed for want of one: it becomes a new job then."""
+        work.add()
+
+        def reloaded(reply: Reply) -> None:
+            if reply.error:
+                errors.append(reply.error)
+            work.done()
+
+        def reload() -> None:
+            try:
+                self._definitions.reload(job.name, change, reloaded)
+            except TaskmasterError as error:
+                reloaded(failed(error))  # gone once more
+
+        job.run(reload, refusing(reloaded))
 
     def _begin_removal(self, job: Job, change: Change, work: _Counter, errors: list[str]) -> None:
         work.add()

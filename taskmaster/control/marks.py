@@ -7,7 +7,7 @@ have left: a folder or a file that is not ours alone is not believed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -50,12 +50,22 @@ class Marks(Generic[Note]):
         there = job in self._notes and job not in self._unwritten
         return there and os.path.lexists(self._folder / job)
 
+    def look(self, job: str) -> Note | None:
+        """The note of one job, be it that the folder has only come with a mount since."""
+        if job not in self._notes:
+            self._load({job})
+        return self._notes.get(job)
+
     def put(self, job: str, note: Note) -> OSError | None:
         """Keep a note; the error where only this daemon can."""
         self._notes[job] = note
         self._unwritten.add(job)
         try:
-            os.makedirs(self._folder, 0o700, exist_ok=True)
+            # Not what it is in: a job directory that was moved away is not to be in the way when it comes back.
+            try:
+                os.mkdir(self._folder, 0o700)
+            except FileExistsError:
+                pass
             folder = os.open(self._folder, _FOLDER_FLAGS)
             try:
                 _write(folder, job, msgspec.json.encode(note))
@@ -84,7 +94,7 @@ class Marks(Generic[Note]):
             return error
         return None
 
-    def _load(self) -> None:
+    def _load(self, wanted: Container[str] | None = None) -> None:
         try:
             folder = os.open(self._folder, _FOLDER_FLAGS)
         except OSError:
@@ -94,7 +104,7 @@ class Marks(Generic[Note]):
             if about.st_uid != os.geteuid() or about.st_mode & 0o022:
                 return
             for name in os.listdir(folder):
-                if names.is_valid(name):
+                if names.is_valid(name) and (wanted is None or name in wanted):
                     self._read(folder, name)
         finally:
             os.close(folder)

@@ -180,6 +180,33 @@ class StateDirectory:
         finally:
             os.close(folder)
 
+    def mark(self, name: str, mark: str) -> None:
+        """Put an empty file into a job's folder, for the next program. Raises OSError."""
+        folder = self.job(name)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(mark, flags, 0o600, dir_fd=folder))
+        finally:
+            os.close(folder)
+
+    def unmark(self, name: str, mark: str) -> None:
+        """Take that away again. Raises OSError."""
+        folder = self.job(name)
+        try:
+            os.unlink(mark, dir_fd=folder)
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(folder)
+
+    def is_marked(self, name: str, mark: str) -> bool:
+        """Whether that is there."""
+        try:
+            os.stat(f"jobs/{names.checked(name)}/{mark}", dir_fd=self.fd, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
     def forget(self, name: str) -> None:
         """Remove the folder of a job, with what a retired watchdog leaves in it. Raises OSError."""
         folder = self._folder_of_jobs()

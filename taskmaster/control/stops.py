@@ -38,6 +38,10 @@ class Stops:
         """Who stopped the job; None where nobody did, or somebody started it since."""
         return self._marks.all.get(job)
 
+    def look(self, job: str) -> Stopped | None:
+        """The same of a job whose file is new here, from the disk: it may have come back with a mount."""
+        return self._marks.look(job)
+
     def stop(self, job: str, by: str, at: str) -> OSError | None:
         """Remember that the job was stopped, and who did it first; the error where only this daemon can."""
         if self._marks.is_kept(job):

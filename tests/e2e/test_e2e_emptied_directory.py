@@ -181,6 +181,119 @@ def test_an_upgrade_keeps_what_runs(running):
     assert pids_of(running) == before
 
 
+@pytest.mark.parametrize("then", ["restart", "sighup", "upgrade", "start"])
+@pytest.mark.parametrize("noticed", [False, True])
+def test_one_new_file_makes_it_no_truer(running, noticed, then):
+    """Somebody pushes a job into the empty folder: all others run on as before, whatever comes then."""
+    before = pids_of(running)
+    unmount(running, "empty")
+    if noticed:
+        assert running.ask("restart")["response"] == "fail"
+    data = json.dumps({"cmd": ["sleep", "1000"]}).encode()
+    assert running.ask("push", "new", data=data)["response"] == "success"
+    running.wait_state("new", "RUNNING")
+    if then == "restart":
+        reply = running.ask("restart")
+        assert reply["response"] == "fail"
+        assert "a.tm.json: found no such file" in reply["error"]
+    elif then == "sighup":
+        os.kill(running.pid, signal.SIGHUP)
+        wait_for(lambda: running.events("config.reloaded"))
+    elif then == "upgrade":
+        assert running.ask("upgrade", wait=60)["response"] == "success"
+    else:
+        running.kill()
+        running.start()
+    for name in (*JOBS, "new"):
+        running.wait_state(name, "RUNNING")
+    assert pids_of(running) == before
+    assert "is it mounted?" in running.status("a")["reason"]
+    mount(running)
+    running.ask("restart")
+    assert pids_of(running) == before
+    assert [running.status(name)["reason"] for name in JOBS] == [""] * 3
+    # The mount is back, and what it does not have any more is gone as ever.
+    (running.jobs / "a.tm.json").unlink()
+    assert running.ask("restart")["response"] == "success"
+    assert names_of(running) == ["b", "c"]
+
+
+@pytest.mark.parametrize("how", ["force", "delete"])
+def test_those_without_a_file_can_be_taken_away(running, how):
+    """By force all at once, or one by one; and what was taken away does not come back with the next daemon."""
+    unmount(running, "empty")
+    data = json.dumps({"cmd": ["sleep", "1000"]}).encode()
+    assert running.ask("push", "new", data=data)["response"] == "success"
+    if how == "force":
+        assert running.ask("restart", force=True)["response"] == "success"
+    else:
+        for name in JOBS:
+            assert running.ask("delete", name, wait=30)["response"] == "success"
+    assert names_of(running) == ["new"]
+    running.kill()
+    running.start()
+    assert names_of(running) == ["new"]
+
+
+def test_what_was_stopped_stays_so_when_the_mount_comes(running):
+    """The host has been rebooted, and the daemon starts before the mount is there: notes come with the mount."""
+    assert running.ask("stop", "b", wait=30)["response"] == "success"
+    assert running.stop() == 0
+    unmount(running, "empty")
+    running.start()
+    assert names_of(running) == []
+    mount(running)
+    os.kill(running.pid, signal.SIGHUP)
+    for name in ("a", "c"):
+        running.wait_state(name, "RUNNING")
+    assert running.wait_state("b", "STOPPED")["desired"] == "DOWN"
+    assert running.events("process.started", job="b")[1:] == []
+    assert running.ask("start", "b", wait=30)["response"] == "success"
+
+
+def test_a_folder_that_was_moved_is_not_made_again(running):
+    """A stop while it is away works, and leaves nothing in its place that it could not come back to."""
+    unmount(running, "vanished")
+    assert running.ask("stop", "a", wait=30)["response"] == "success"
+    assert not running.jobs.exists()
+    assert "the next taskmasterd would start it" in running.messages.read_text()
+
+
+@pytest.mark.parametrize("by", ["restart", "push"])
+@pytest.mark.parametrize("when", ["in force", "at the start"])
+def test_a_file_that_comes_back_while_its_job_is_removed(make_daemon, when, by):
+    """It is stopped to its end, as was begun, and becomes a new job then; whoever brought the file is told so."""
+    daemon = make_daemon()
+    ignores = ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"]
+    daemon.job("late", ignores, stopTime=2)
+    daemon.job("other", ["sleep", "1000"])
+    daemon.start()
+    for name in ("late", "other"):
+        daemon.wait_state(name, "RUNNING")
+    (before,) = daemon.pids("late")
+    file = daemon.jobs / "late.tm.json"
+    data = file.read_bytes()
+    with daemon.client() as client:
+        if when == "in force":
+            file.unlink()
+            client.send(b'{"command":"restart"};;')
+        else:
+            daemon.kill()
+            file.unlink()
+            daemon.start()
+        wait_for(lambda: daemon.status("late")["state"] == "STOPPING")
+        if by == "push":
+            assert daemon.ask("push", "late", data=data)["response"] == "success"
+        else:
+            file.write_bytes(data)
+            assert daemon.ask("restart")["response"] == "success"
+        daemon.wait_state("late", "RUNNING")
+    (after,) = daemon.pids("late")
+    assert after != before
+    assert not alive(before)
+    assert file.exists()
+
+
 def test_an_empty_job_is_none(running):
     """The published D client sends an empty name where it means none; where a job is needed it is no name."""
     with running.client() as client:
