@@ -106,9 +106,10 @@ def test_going_on_without(make_daemon):
     for name in ("memfd_create", "inotify", "splice and tee", "close_range"):
         assert name in said
         assert name in lost
+    log = daemon.logs / "jobs/web/0_stdout.log"
+    wait_for(lambda: log.read_text() == "out\n")
     (pid,) = daemon.pids("web")
     os.kill(pid, 9)
     wait_for(lambda: daemon.pids("web") not in ([], [pid]))
-    log = daemon.logs / "jobs/web/0_stdout.log"
     wait_for(lambda: log.read_text() == "out\nout\n")
     assert daemon.stop() == 0
