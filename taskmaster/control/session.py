@@ -42,8 +42,9 @@ MAX_UNANSWERED_BYTES: Final = 8 * 1024 * 1024
 #: daemon's own user, and to one of others, who may have many connections.
 ENOUGH_OUTBOUND: Final = 1024 * 1024
 ENOUGH_OF_A_SHARE: Final = 64 * 1024
-#: Frames of root that are looked at before others have their turn.
-FRAMES_A_TURN: Final = 128
+#: Frames of root that are looked at before others have their turn: 2 ms of the cheapest. Each turn costs a write
+#: to the log and one to the client, so that fewer frames would cost more each.
+FRAMES_A_TURN: Final = 256
 #: The cap of what may wait: one reply more, of the largest file (1 MiB, in base64) or 1000 processes.
 MAX_OUTBOUND: Final = 8 * 1024 * 1024
 #: A client that takes nothing for so long, seconds, while replies wait for it, is cut off.
