@@ -160,6 +160,7 @@ class Verbs:
 
     def _repair(self, request: int) -> None:
         wanted = self._wanted()
+        is_up = any(place.process.desired is Desired.UP for place in wanted)
         outcome = SUCCESS if len(self._runner.places) > len(wanted) else REDUNDANT
         for place in wanted:
             forgiven = lifecycle.forgiven(place.process)
@@ -167,11 +168,11 @@ class Verbs:
                 place.process, place.restarts = forgiven, 0
                 self._runner.touch(place)
                 outcome = SUCCESS
-            if place.process.desired is Desired.UP and place.phase not in ALIVE:
+            if is_up and not _is_up(place):
                 self._runner.feed(place, Start())
                 outcome = SUCCESS
         self._drop_surplus()
-        if any(place.process.desired is Desired.UP for place in wanted):
+        if is_up:
             self._wait_for(request, outcome)
         else:
             self._answer(request, outcome, "")
@@ -236,7 +237,8 @@ class Verbs:
             if place.number < spec.proc_nr:
                 runner.feed(place, Start())
         for number in range(spec.proc_nr):
-            if number not in runner.places and runner.places:
+            # One of a number that was too high is perhaps still on its way out.
+            if runner.places and (number not in runner.places or number >= old.proc_nr):
                 place = runner.place(number)
                 if wanted_up:
                     runner.feed(place, Start())
