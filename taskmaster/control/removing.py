@@ -7,8 +7,10 @@ daemon. A job whose file was replaced meanwhile is another one, and stays.
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from taskmaster.audit import AuditLog, Event
 from taskmaster.config.store import JobStore
@@ -22,6 +24,8 @@ from taskmaster.wire import replies
 from taskmaster.wire.replies import Reply
 
 VANISHED = "its file was removed"
+#: The job directory is not to be written to, by anybody's will.
+_NOT_OURS: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class Removing:
@@ -43,12 +47,20 @@ class Removing:
         self._say = say
         self._forgotten = forgotten
         self._under_way: dict[str, Removal] = {}
+        self._was_up: dict[str, bool] = {}
 
     def delete(self, job: Job, removal: Removal, done: Done) -> None:
         """Stop a job whose turn has come (``Job.run``), remove its file, forget it."""
+        error = self._put_on_disk(job.name, removal)
+        if error is not None and error.errno in _NOT_OURS:
+            # Its file cannot be removed either: better said before the job is stopped.
+            self._end(job.name)
+            where = f"{self._store.directory}: {error.strerror}"
+            done(replies.fail(f"{where}; nothing was stopped or removed"))
+            return
         job.begin()
         self._under_way[job.name] = removal
-        self._put_on_disk(job.name, removal)
+        self._was_up[job.name] = self._supervisor.is_wanted_up(job)
         stopped = functools.partial(self._stopped, job, removal, done)
         if job.spec is None:
             stopped(replies.SUCCESS, "")
@@ -63,11 +75,15 @@ class Removing:
         try:
             self._store.remove(job.name, who=removal.who, reason=removal.reason)
         except (FileError, OSError) as why:
+            was_up = self._was_up.get(job.name, False)
             self._end(job.name)
             job.removing = False
             self._supervisor.launching.bring_up(job)
+            if was_up and job.stopped is None:
+                self._supervisor.act(job, "ensure", None, removal.cause)
             job.end()
-            done(failed(why, "; the job is stopped and kept"))
+            is_back = "was stopped for that, and is started again" if was_up else "stays"
+            done(failed(why, f"; the job {is_back}"))
             return
         self._removed(job, f"deleted by {removal.who}", removal.cause)
         done(replies.success())
@@ -98,6 +114,7 @@ class Removing:
 
     def _end(self, name: str) -> None:
         self._under_way.pop(name, None)
+        self._was_up.pop(name, None)
         error = self._removals.end(name)
         if error is not None:
             self._say.error(f"job {name}: that it was to be removed stays noted: {error.strerror}")
@@ -110,12 +127,13 @@ class Removing:
             self._put_on_disk(name, removal)
         return dict(self._under_way)
 
-    def _put_on_disk(self, name: str, removal: Removal) -> None:
+    def _put_on_disk(self, name: str, removal: Removal) -> OSError | None:
         error = self._removals.begin(name, removal)
         if error is not None:
             self._say.error(
                 f"job {name}: that it is being removed is not on the disk: {error.strerror}"
             )
+        return error
 
     def know(self, under_way: Mapping[str, Removal]) -> None:
         """What the program before this one, in the same process, had under way."""

@@ -202,8 +202,12 @@ class Supervisor:
         watchdog = job.watchdog
         if watchdog is not None and job.silent:
             self.kill(job, watchdog, "it may still do what has failed: to remove the job")
-        if job.stopped is None and any(one.desired is Desired.UP for one in job.statuses.values()):
+        if job.stopped is None and self.is_wanted_up(job):
             self.act(job, "ensure", None)
+
+    def is_wanted_up(self, job: Job) -> bool:
+        """Whether some process of the job is to run, as far as is known here."""
+        return any(one.desired is Desired.UP for one in job.statuses.values())
 
     def unclaimed(self) -> list[str]:
         """Names that have a state folder and are no jobs: something of them may run."""

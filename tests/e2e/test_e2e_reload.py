@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
-from running import alive, process_start, wait_for
+from running import alive, process_start, query, wait_for
 
 BASE = {"cmd": ["sleep", "1000"], "startTime": 0, "stopTime": 5, "procNr": 2}
 #: Changes that running processes are not restarted for.
@@ -83,6 +84,68 @@ def test_only_what_changed(running, how):
     changed = running.events("job.changed", job="a")
     assert [one["restarted"] for one in changed][-len(IDENTITY) :] == [True] * len(IDENTITY)
     assert not any(one["restarted"] for one in changed[: len(LIVE)])
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_more_processes_again_while_the_surplus_is_stopped(make_daemon, dies):
+    """Those that are still on their way out come back afterwards; also where the watchdog dies meanwhile."""
+    daemon = make_daemon()
+    keys = {"cmd": ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"], "stopTime": 2}
+    (daemon.jobs / "a.tm.json").write_text(json.dumps({**keys, "procNr": 3}))
+    daemon.start()
+    daemon.wait_state("a", "RUNNING")
+    before = daemon.pids("a")
+    for wanted in (1, 3):
+        data = json.dumps({**keys, "procNr": wanted})
+        assert daemon.ask("push", "a", data=data)["response"] == "success"
+    status = daemon.status("a")
+    assert [one["state"] for one in status["processes"]] == ["RUNNING", "STOPPING", "STOPPING"]
+    if dies:
+        os.kill(status["watchdog"]["pid"], signal.SIGKILL)
+    wait_for(lambda: len(set(daemon.pids("a")) - set(before)) == 2, "two new processes")
+    daemon.wait_state("a", "RUNNING")
+    assert daemon.pids("a")[0] == before[0]
+    assert not any(alive(pid) for pid in before[1:])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount something")
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_delete_where_the_directory_is_read_only(make_daemon, when):
+    """It is refused before the job is stopped; where that is found too late, the job comes up again."""
+    daemon = make_daemon()
+    cmd = ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"]
+    daemon.job("a", cmd, stopTime=2)
+    daemon.start()
+    daemon.wait_state("a", "RUNNING")
+    before = daemon.pids("a")
+    folder = str(daemon.jobs)
+
+    def mount(*how):
+        subprocess.run(["mount", *how], check=True, timeout=30)
+
+    mount("--bind", folder, folder)
+    try:
+        if when == "before":
+            mount("-o", "remount,bind,ro", folder)
+        with daemon.client() as client:
+            client.send(query("delete", "a"))
+            if when == "meanwhile":
+                wait_for(lambda: daemon.status("a")["state"] == "STOPPING")
+                mount("-o", "remount,bind,ro", folder)
+            reply = client.reply()
+        assert reply["response"] == "fail"
+        assert "Read-only file system" in reply["error"]
+        daemon.wait_state("a", "RUNNING")
+        if when == "before":
+            assert reply["error"].endswith("nothing was stopped or removed")
+            assert daemon.pids("a") == before
+        else:
+            assert reply["error"].endswith("the job was stopped for that, and is started again")
+            assert not any(alive(pid) for pid in before)
+        assert (daemon.jobs / "a.tm.json").exists()
+    finally:
+        subprocess.run(["umount", folder], check=True, timeout=30)
+    assert daemon.ask("delete", "a", wait=30)["response"] == "success"
 
 
 @pytest.mark.parametrize("how", ["reload", "push", "restart"])
