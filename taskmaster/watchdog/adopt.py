@@ -65,16 +65,22 @@ def without_record(runner: Runner) -> None:
     """Adopt what runs of the job although there is no record that could be used.
 
     The kernel's word instead: a session leader whose standard output or error is a pipe of this very job, in
-    this very state directory. Nothing else is touched, whatever its environment or its name say.
+    this very state directory. Whoever else writes into one was started by such a process, which may have ended:
+    it is the job's, and goes before the next one starts. Nothing else is touched, whatever its environment or its
+    name say.
     """
     removed = " (deleted)"  # what /proc adds where somebody has removed the folder meanwhile
     pipes = _pipes(runner)
+    others: list[tuple[int, int]] = []
     for pid in procfs.everyone():
         status = procfs.stat(pid)
-        if status is None or status.dead or status.session != pid:
+        if status is None or status.dead:
             continue
         number = next((pipes[end] for end in _ends(pid, removed) if end in pipes), None)
-        if number is None or number in runner.places:
+        if number is None:
+            continue
+        if status.session != pid or number in runner.places:
+            others.append((pid, status.start))
             continue
         instance = (procinside.variables(pid, INSTANCE_VARIABLE) or {}).get(INSTANCE_VARIABLE, "")
         if instance:
@@ -87,6 +93,8 @@ def without_record(runner: Runner) -> None:
         runner.memory.resume(place)
         runner.endings.resume = lambda place: resume(runner, place)
         _take(runner, place)
+    if others:
+        runner.inherit(tuple(others), ())
 
 
 def _pipes(runner: Runner) -> dict[str, int]:

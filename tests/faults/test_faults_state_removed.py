@@ -173,6 +173,45 @@ def test_all_die_and_the_state_is_removed(web):
     assert starts(web) == [before]
 
 
+#: A daemon of the old school: of a session without its leader, and nobody's child.
+LEAVES_ONE = """
+import os, sys, time
+if not os.fork():
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    with open(sys.argv[1], "a") as ledger:
+        print(os.getpid(), file=ledger)
+while True:
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("what", ["all of it", "the job's folder", "the record"])
+def test_what_was_left_behind_goes_before_the_next_start(make_daemon, what):
+    """Everything dies but what the process had started, and the record is gone: its pipe says whose it is."""
+    daemon = make_daemon()
+    ledger = daemon.folder / "ledger"
+    daemon.job("web", [sys.executable, "-c", LEAVES_ONE, str(ledger)])
+    daemon.start()
+    status = daemon.wait_state("web", "RUNNING")
+    wait_for(lambda: len(starts(daemon)) == 1)
+    (left,) = starts(daemon)
+    main, watchdog = status["processes"][0]["pid"], status["watchdog"]["pid"]
+    daemon.kill()
+    for pid in (watchdog, main):
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda pid=pid: not alive(pid))
+    REMOVALS[what](daemon)
+    assert alive(left)
+    daemon.start()
+    wait_for(lambda: len(starts(daemon)) == 2, "the next one is started")
+    assert not alive(left)
+    daemon.wait_state("web", "RUNNING")
+    assert daemon.stop() == 0
+    assert not any(alive(pid) for pid in starts(daemon))
+
+
 @pytest.mark.parametrize("what", ["all of it", "the lock", "an empty one in its place"])
 def test_a_second_daemon_is_refused(web, what):
     """However soon it comes, it ends with 75, and the first one has everything."""
