@@ -233,8 +233,9 @@ class Daemon:
 
     # the daemon
 
-    def start(self, *, wait: bool = True) -> None:
-        argv = [sys.executable, "-m", "taskmaster.control", "-c", str(self.config)]
+    def start(self, *, wait: bool = True, caller: Sequence[str] = ()) -> None:
+        """``caller``: a command that executes what follows, in its own place."""
+        argv = [*caller, sys.executable, "-m", "taskmaster.control", "-c", str(self.config)]
         self.pid = self.host.start(argv, self.messages)
         if wait:
             wait_for(self.serves, "taskmasterd serves")

@@ -247,10 +247,11 @@ class Daemon:
         """Listen, read the jobs, bring their watchdogs up. Raises TaskmasterError."""
         handed = self._handed
         if handed is None:
+            self._supervisor.leave_to_caller()
             for kind in (listeners.TCP, listeners.UNIX):
                 self._listen(kind)
         loop = self._loop
-        loop.on_signal(signal.SIGCHLD, self._supervisor.reaper.collect)
+        loop.on_signal(signal.SIGCHLD, self._supervisor.reap)
         loop.on_signal(signal.SIGHUP, self._hung_up)
         loop.on_signal(signal.SIGUSR2, self._say.reopen)
         for number in (signal.SIGTERM, signal.SIGINT):

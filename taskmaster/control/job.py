@@ -76,6 +76,8 @@ class Job:
         self.inherited: dict[int, int] = {}
         #: What bears this job's mark and is another's.
         self.denied: dict[int, int] = {}
+        #: Its watchdog is to be told of a change of these.
+        self.heirs_timer: Timer | None = None
         #: Orphans that may be of this job or of another: nobody can say.
         self.doubtful: tuple[int, ...] = ()
         #: Whether it has lost a watchdog to this process: its orphans may be this process's children.

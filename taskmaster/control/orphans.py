@@ -6,17 +6,16 @@ too: those that are known by their pid, and those that hold the lock of a job, w
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 
 from taskmaster import children, procfs
 from taskmaster.control.job import Job
+from taskmaster.control.lineage import NO_JOB, Lineage
 from taskmaster.control.ownership import Claimant, Stray, owner_of
 from taskmaster.procfs import Standing
 from taskmaster.watchdog.entry import mark_of, trace
-
-#: Key of a hand-over: what is of no job.
-_NO_JOB = ""
 
 
 class Orphans:
@@ -40,18 +39,41 @@ class Orphans:
         self._others: dict[int, int] = {}
         #: Children that might be of several jobs.
         self._unclaimed: dict[int, int] = {}
+        self._lineage = Lineage()
+
+    def not_ours(self, watchdogs: Container[int]) -> None:
+        """What this process has for children before it has started any is its caller's, which may have executed
+        it in its own place.
+
+        Only what a caller that reaps has inherited from a daemon before is not: ``watchdogs`` of it, and what
+        bears another mark than this process. Init claims nothing that is not certain in any case.
+        """
+        if os.getpid() == 1:
+            return
+        own = mark_of(os.getpid())
+        for pid in procfs.children(os.getpid()):
+            if pid not in watchdogs and mark_of(pid) in (None, own):
+                status = procfs.stat(pid)
+                self.not_a_job(pid, 0 if status is None else status.start)
 
     def inherit(self, job: Job) -> None:
         """Remember what the dead watchdog had: the children that this process has only since."""
         job.bereft = True
+        self._lineage.ended({job.name})
         self._claim(job)
 
-    def sweep(self, job: Job) -> bool:
-        """Look for what adopted processes of the job have left to this process since; whether there is any."""
-        before = len(job.inherited)
-        if job.bereft:
+    def sweep(self) -> None:
+        """Look for what adopted processes have left to this process since."""
+        self._claim(None)
+
+    def succeed(self) -> list[Job]:
+        """Look for what orphans that have ended have left to this process; the jobs to be told of a change."""
+        if not self._lineage.pending:
+            return []
+        if any(job.bereft for job in self._jobs.values()):
             self._claim(None)
-        return len(job.inherited) > before
+        changed = self._lineage.looked()
+        return [job for name, job in self._jobs.items() if name in changed]
 
     def not_a_job(self, pid: int, start: int) -> None:
         """A child of this process that is none of any job."""
@@ -64,7 +86,7 @@ class Orphans:
         }
         looked = (procfs.stat(pid) for pid in self._watchdogs)
         watchdogs = [(one.pid, one.start) for one in looked if one is not None]
-        return {**found, _NO_JOB: [*self._others.items(), *watchdogs]}
+        return {**found, NO_JOB: [*self._others.items(), *watchdogs]}
 
     def know(self, inherited: dict[str, list[tuple[int, int]]]) -> None:
         """Take over what the program before this one, in the same process, knew of that."""
@@ -76,12 +98,17 @@ class Orphans:
 
     def reaped(self, pid: int) -> None:
         """An orphan is no more; its number may be somebody else's soon."""
-        self._others.pop(pid, None)
+        owners: set[str | None] = set()
+        if self._others.pop(pid, None) is not None:
+            owners.add(NO_JOB)
         if self._unclaimed.pop(pid, None) is not None:
+            owners.add(None)
             self._say_doubts()
-        for job in self._jobs.values():
-            job.inherited.pop(pid, None)
+        for name, job in self._jobs.items():
+            if job.inherited.pop(pid, None) is not None:
+                owners.add(name)
             job.denied.pop(pid, None)
+        self._lineage.ended(owners)
 
     def _say_doubts(self) -> None:
         """Have the status of each job say which processes may be its own, and may not."""
@@ -95,6 +122,13 @@ class Orphans:
         strays = list(self._strays())
         if not strays:
             return
+        # Looked for after the children: then nobody else can have left them.
+        heirs_of = self._lineage.only
+        if heirs_of is not None and os.getpid() != 1 and not self._others_lost(heirs_of):
+            # Also those that have ended: they may have left some in turn.
+            self._bequeath(strays, heirs_of)
+            return
+        strays = [one for one in strays if not one.dead]
         died = None if dead is None else dead.name
         # Looked at after the children: whose watchdog was dead by then may have left some of them.
         for job in self._jobs.values():
@@ -127,6 +161,25 @@ class Orphans:
                     bearer.denied[status.pid] = status.start
                     self.tell(bearer)
 
+    def _others_lost(self, name: str) -> bool:
+        """Whether a watchdog or an orphan of another job has ended and is not reaped: it may have left some."""
+        others = (job.inherited for other, job in self._jobs.items() if other != name)
+        known = itertools.chain(self._watchdogs, self._unclaimed, *others)
+        return any(_has_ended(pid) for pid in known)
+
+    def _bequeath(self, strays: list[procfs.ProcStat], name: str) -> None:
+        """These come from processes of that job, or of none: whatever they say, they are its too."""
+        owner = self._jobs.get(name)
+        for status in strays:
+            if self._unclaimed.get(status.pid) == status.start:
+                continue  # it was there before
+            (self._others if owner is None else owner.inherited)[status.pid] = status.start
+            mark = mark_of(status.pid)
+            for job in self._jobs.values():
+                if mark and job is not owner and job.instance == mark:
+                    job.denied[status.pid] = status.start
+                    self.tell(job)
+
     def _strays(self) -> Iterator[procfs.ProcStat]:
         inherited = {one for job in self._jobs.values() for one in job.inherited.items()}
         known = inherited | self._others.items()
@@ -137,7 +190,7 @@ class Orphans:
             status = procfs.stat(pid)
             if status is None:
                 status = _hidden(pid)
-            if status is None or status.dead or (pid, status.start) in known:
+            if status is None or (pid, status.start) in known:
                 continue
             if status.session == pid:
                 # As watchdogs are: one of the program before this one, perhaps, that is not met yet.
@@ -159,6 +212,13 @@ def _claimant(job: Job, *, recorded: bool) -> Claimant:
         sessions |= {session for session in found.sessions if _is_free(session)}
         job.instance = job.instance or found.instance
     return Claimant(job.name, frozenset(processes), frozenset(sessions), frozenset(users))
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return children.peek(pid) is not None
+    except ChildProcessError:
+        return False  # of the daemon before: its orphans do not come here
 
 
 def _is_free(session: int) -> bool:

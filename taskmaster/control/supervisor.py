@@ -6,6 +6,7 @@ dead or hung one gets a successor, which adopts.
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -29,7 +30,7 @@ from taskmaster.control.statedir import StateDirectory
 from taskmaster.control.status import timestamp
 from taskmaster.control.witness import Witness
 from taskmaster.core import backoff
-from taskmaster.core.states import Desired
+from taskmaster.core.states import Desired, State
 from taskmaster.eventloop import EventLoop
 from taskmaster.wire.link import (
     Acknowledge,
@@ -67,6 +68,10 @@ _NOTICES: Final = {
 #: A notice that comes later than this tells when it happened.
 _LATE_S: Final = 1.0
 _SHORT: Final = 1024
+#: A job that is not being stopped is told this late of what its orphans have left, seconds: they may be many.
+_HEIRS_S: Final = 0.5
+#: States of a process in which what it has left behind may be on its way out.
+_ENDING: Final = frozenset({State.STOPPING, State.STARTING})
 
 
 class Supervisor:
@@ -131,7 +136,7 @@ class Supervisor:
     def let_go(self, job: Job) -> None:
         """Close what is held for a job without a watchdog."""
         self.replacing.drop_standby(job)
-        for timer in (job.relaunch_timer, job.silence_timer):
+        for timer in (job.relaunch_timer, job.silence_timer, job.heirs_timer):
             if timer is not None:
                 timer.cancel()
         job.close_pipes(set())
@@ -308,7 +313,7 @@ class Supervisor:
 
     def _published(self, job: Job, watchdog: Watchdog, message: Published) -> None:
         first = not job.heard
-        self.loop.call_in(0, self.reaper.release)
+        self.loop.call_in(0, self._release)
         if watchdog.greeting is not None:
             watchdog.greeting.cancel()
             watchdog.greeting = None
@@ -352,7 +357,8 @@ class Supervisor:
         watchdog = job.watchdog
         if watchdog is not None and watchdog.link is not None:
             request.sent = True
-            if _ends_some(request) and self.orphans.sweep(job):
+            if _ends_some(request) and job.bereft:
+                self.orphans.sweep()
                 self._tell_inherited(job)
             watchdog.link.send(request.message)
 
@@ -386,6 +392,31 @@ class Supervisor:
         if job.watchdog is not None and job.watchdog.link is not None:
             told = Inherited(tuple(job.inherited.items()), tuple(job.denied.items()))
             job.watchdog.link.send(told)
+
+    def leave_to_caller(self) -> None:
+        """Whatever children there are before the first is started here are no job's."""
+        self.orphans.not_ours(self._statedir.seen.watchdogs.values())
+
+    def reap(self) -> None:
+        """Reap what has ended. What that has left to this process is its job's, which is told while it stops."""
+        self.reaper.collect()
+        self._succeed()
+
+    def _release(self) -> None:
+        self.reaper.release()
+        self._succeed()
+
+    def _succeed(self) -> None:
+        for job in self.orphans.succeed():
+            if any(one.state in _ENDING for one in job.statuses.values()):
+                self._tell_inherited(job)
+            elif job.heirs_timer is None:
+                tell = functools.partial(self._tell_of_heirs, job)
+                job.heirs_timer = self.loop.call_in(_HEIRS_S, tell)
+
+    def _tell_of_heirs(self, job: Job) -> None:
+        job.heirs_timer = None
+        self._tell_inherited(job)
 
     def _holder(self, job: Job) -> int | None:
         return None if job.directory < 0 else self._statedir.holder_of(job.directory)

@@ -80,6 +80,8 @@ class Family:
         #: What dead watchdogs had and left to the control plane, by pid and start time. Here it needs no mark:
         #: its environment may be erased and its session its own.
         self.inherited: list[tuple[int, int]] = []
+        #: What the control plane has told of last. Where one of these has ended, it tells of what that has left.
+        self._told: frozenset[tuple[int, int]] = frozenset()
         #: What bears this job's mark and is another job's, as the control plane knows, by pid and start time.
         self.denied: frozenset[tuple[int, int]] = frozenset()
         #: Places of which something moved on while one looked, as far as one can tell: None, of any of them.
@@ -92,6 +94,16 @@ class Family:
     def look_again(self) -> None:
         """What was seen is old now. One look at all of /proc serves everything that a turn asks."""
         self._seen.clear()
+
+    def told(self, processes: tuple[tuple[int, int], ...], most: int) -> None:
+        """The control plane says what it has inherited of this job: all that there is now."""
+        old, self._told = self._told, frozenset(processes)
+        if not self._told <= old:
+            self._doubts = 0
+        before = (one for one in self.inherited if one not in old)
+        self.inherited = list(dict.fromkeys((*before, *processes)))[-most:]
+        self.has_strangers = True
+        self.look_again()
 
     def orphans(self, places: Iterable[Place], dead: Iterable[int]) -> bool:
         """Whether anything may live beside the processes themselves and what descends from them. Cheap.
@@ -234,6 +246,9 @@ class Family:
             if status is None and procfs.exists(pid):
                 status = _unseen(pid)
             elif status is None or status.start != start or status.dead:
+                if (pid, start) in self._told:
+                    look.doubtful = True
+                    living.append((pid, start))
                 continue
             living.append((pid, start))
             if pid not in look.seen:

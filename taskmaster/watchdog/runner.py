@@ -302,9 +302,7 @@ class Runner:
     ) -> None:
         """Take for the job's own what its dead watchdog had, and not what is another job's."""
         self.family.denied = frozenset(denied)
-        known = dict.fromkeys((*self.family.inherited, *processes))
-        self.family.inherited = list(known)[:MAX_INHERITED]
-        self.family.has_strangers = True
+        self.family.told(processes, MAX_INHERITED)
         self._dirty = True
 
     def adopted(self, found: StateRecord) -> None:

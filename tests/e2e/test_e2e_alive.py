@@ -181,15 +181,16 @@ def gone_first(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("adopted", [False, True])
+@pytest.mark.parametrize("environment", ["marked", "bare"])
 @pytest.mark.parametrize("command", ["stop", "kill"])
-def test_a_chain_of_forks(make_daemon, compiled, command, adopted):
-    """Each link has a session of its own: the job is STOPPED when the chain is no more, also an adopted one.
+def test_a_chain_of_forks(make_daemon, compiled, command, environment, adopted):
+    """Each link has a session of its own: the job is STOPPED when the chain is no more.
 
-    Where it was not adopted, it is found without an environment too.
+    So it is for an adopted one and for one that has erased its environment.
     """
     program = compiled(CHAIN)
     daemon = make_daemon()
-    daemon.job("chain", [program, "marked" if adopted else "bare"], stopTime=0.5)
+    daemon.job("chain", [program, environment], stopTime=0.5)
     daemon.job("other", ["sleep", "1000"])
     daemon.start()
     daemon.wait_state("chain", "RUNNING")
@@ -210,6 +211,47 @@ def test_a_chain_of_forks(make_daemon, compiled, command, adopted):
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on this host")
+def test_children_of_the_caller(make_daemon):
+    """A script that starts something and then executes taskmasterd keeps it, and what it leaves behind."""
+    mark = f"caller-{os.getpid()}"
+    helper = f"exec -a {mark} sleep 1000"
+    daemon = make_daemon()
+    daemon.job("web", ["sleep", "1000"])
+    daemon.start(
+        caller=[str(shutil.which("bash")), "-c", f'({helper} & {helper}) & exec "$@"', "-"]
+    )
+    daemon.wait_state("web", "RUNNING")
+
+    def helpers() -> dict[int, int]:
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if (folder / "cmdline").read_bytes().startswith(mark.encode()):
+                    stat = (folder / "stat").read_text()
+                    found[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        return found
+
+    wait_for(lambda: len(helpers()) == 2)
+    before = helpers()
+    (first,) = (pid for pid, parent in before.items() if parent == daemon.pid)
+    (second,) = before.keys() - {first}
+    try:
+        kill_watchdogs(daemon, "web")
+        assert daemon.ask("stop", "web", wait=30)["response"] == "success"
+        assert helpers().keys() == before.keys()
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: helpers() == {second: daemon.pid})
+        for command in ("start", "stop", "kill"):
+            daemon.ask(command, "web", wait=30)
+        assert helpers() == {second: daemon.pid}
+    finally:
+        for pid in helpers():
+            os.kill(pid, signal.SIGKILL)
 
 
 @root_only
