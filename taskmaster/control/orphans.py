@@ -130,12 +130,14 @@ class Orphans:
             return
         strays = [one for one in strays if not one.dead]
         died = None if dead is None else dead.name
+        lost = set() if dead is None else {dead.name}
         # Looked at after the children: whose watchdog was dead by then may have left some of them.
         for job in self._jobs.values():
             if job.watchdog is not None and _is_dead(job.watchdog.pid):
                 job.bereft, died = True, None
+                lost.add(job.name)
         bereft = [job for job in self._jobs.values() if job.bereft]
-        claimants = [_claimant(job, recorded=job is dead) for job in bereft]
+        claimants = [_claimant(job, recorded=job.name in lost) for job in bereft]
         for status in strays:
             mark = mark_of(status.pid)
             bearer = next(

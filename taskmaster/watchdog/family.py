@@ -255,7 +255,8 @@ class Family:
                 self._add(status, self._number_of(status, look), look)
         self.inherited = living
         for (pid, start), number in self._known.items():
-            if pid not in look.seen:
+            # It may have been taken by its mark, before the control plane told whose it is.
+            if pid not in look.seen and (pid, start) not in self.denied:
                 status = procfs.stat(pid)
                 if status is not None and status.start == start and not status.dead:
                     self._add(status, number, look)

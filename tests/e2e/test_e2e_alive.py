@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -118,6 +119,12 @@ def processes_of(program: str) -> list[int]:
         except OSError:
             continue  # gone meanwhile, or a first thread that has ended
     return sorted(found)
+
+
+def is_watched(daemon, job: str, before: int) -> bool:
+    """Whether the job has another watchdog than before."""
+    found = daemon.status(job)["watchdog"]
+    return found["state"] == "ATTACHED" and found["pid"] != before
 
 
 def kill_watchdogs(daemon, *jobs: str) -> None:
@@ -332,7 +339,8 @@ def strays(mark: str) -> list[int]:
     return found
 
 
-def test_the_mark_of_another_job(make_daemon, open_folder):
+@pytest.mark.parametrize("how", ["upgrade", "both watchdogs killed at once"])
+def test_the_mark_of_another_job(make_daemon, open_folder, how):
     """A process that bears a copy of another job's mark is stopped with its own job, and not with that."""
     daemon = make_daemon()
     daemon.job("db", ["sleep", "1000"], stopTime=1)
@@ -345,7 +353,22 @@ def test_the_mark_of_another_job(make_daemon, open_folder):
     assert daemon.ask("restart")["response"] == "success"
     daemon.wait_state("thief", "RUNNING")
     (stray,) = wait_for(lambda: strays(mark))
-    upgraded(daemon, "db", "thief")
+    if how == "upgrade":
+        upgraded(daemon, "db", "thief")
+    else:
+        # The record names the orphan since this changed something.
+        daemon.job("thief", argv, stopTime=2)
+        assert daemon.ask("reload", "thief")["response"] == "success"
+        record = daemon.state / "jobs/thief/state.json"
+        wait_for(lambda: stray in dict(json.loads(record.read_text())["inherited"]))
+        # The daemon is told of one death when both are dead.
+        before = {job: daemon.status(job)["watchdog"]["pid"] for job in ("db", "thief")}
+        os.kill(daemon.pid, signal.SIGSTOP)
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not any(map(lives, before.values())))
+        os.kill(daemon.pid, signal.SIGCONT)
+        wait_for(lambda: all(is_watched(daemon, job, pid) for job, pid in before.items()))
     assert daemon.ask("stop", "db", wait=30)["response"] == "success"
     assert lives(stray)
     assert daemon.ask("stop", "thief", wait=30)["response"] == "success"
