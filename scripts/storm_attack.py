@@ -108,14 +108,16 @@ class Attackers:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
-            pid = os.posix_spawn(
-                argv[0],
-                argv,
-                {"PATH": os.environ["PATH"]},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, writer, 1),
-                    (os.POSIX_SPAWN_OPEN, 2, str(self._messages), flags, 0o600),
-                ],
+            pid = self._host.spawn(
+                lambda: os.posix_spawn(
+                    argv[0],
+                    argv,
+                    {"PATH": os.environ["PATH"]},
+                    file_actions=[
+                        (os.POSIX_SPAWN_DUP2, writer, 1),
+                        (os.POSIX_SPAWN_OPEN, 2, str(self._messages), flags, 0o600),
+                    ],
+                )
             )
             os.setpriority(os.PRIO_PROCESS, pid, _NICEST)
         finally:

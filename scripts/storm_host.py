@@ -7,6 +7,7 @@ The daemon runs from a copy of the sources, so that an edit meanwhile is not par
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -109,6 +111,7 @@ class Host:
         #: Of each daemon that ended: when, its pid, its wait status.
         self.ended: list[tuple[float, int, int]] = []
         self._daemons: set[int] = set()
+        self._over = False
         self._change = threading.Condition()
         threading.Thread(target=self._reap, daemon=True).start()
 
@@ -157,10 +160,19 @@ class Host:
                 found.append(one)
         return found
 
+    def spawn(self, begin: Callable[[], int]) -> int:
+        """The pid of what ``begin`` starts. Raises OSError once the host is ending: threads of the storm may still
+        run then, and what they started would outlive it, or write into the folder while that is removed."""
+        with self._change:
+            if self._over:
+                raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+            return begin()
+
     def end(self, *, keep: bool) -> None:
         """End everything and, unless it is to be kept, remove the folder."""
         while True:
             with self._change:
+                self._over = True
                 left = children(os.getpid())
                 for pid in left:
                     os.kill(pid, signal.SIGKILL)
@@ -170,7 +182,8 @@ class Host:
         if self.pidfd >= 0:
             os.close(self.pidfd)
         if not keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.product.leave()
+            shutil.rmtree(self.folder)
 
     # the daemon -----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ knows that it was meant.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -65,6 +66,7 @@ class Product:
         shutil.copytree(source, self._package, ignore=ignored)
         self._lock = threading.Lock()
         self._broken: tuple[Path, bytes] | None = None
+        self._over = False
 
     @contextlib.contextmanager
     def broken(self, step: str) -> Iterator[None]:
@@ -72,6 +74,8 @@ class Product:
         name, lines = STEPS[step]
         file = self._package / name
         with self._lock:
+            if self._over:
+                raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
             good = file.read_bytes()
             self._broken = file, good
             _replace(file, good + b"\n" + lines.format(error=repr(f"{MARK} {step}")).encode())
@@ -86,6 +90,11 @@ class Product:
             if self._broken is not None:
                 _replace(*self._broken)
                 self._broken = None
+
+    def leave(self) -> None:
+        """Change nothing any more: the folder is about to be removed."""
+        with self._lock:
+            self._broken, self._over = None, True
 
 
 def _replace(file: Path, content: bytes) -> None:
