@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from running import b64, query
@@ -29,10 +30,13 @@ def test_impossible_names(daemon_with_other, name):
     """A name that no job can have gets exactly ``Invalid job name.`` from every command that takes one."""
     (pid,) = daemon_with_other.pids("other")
     with daemon_with_other.client() as client:
-        for command in (*JOB_COMMANDS, "restart"):
+        # An empty name is none, where there need not be one.
+        for command in (*JOB_COMMANDS, *(["restart"] if name else [])):
             fields = {"data": '{"cmd": "x"}'} if command == "push" else {}
             reply = client.ask(command, name, **fields)
             assert reply == {"response": "fail", "error": "Invalid job name."}, command
+        if not name:
+            assert client.ask("restart", name) == {"response": "success"}
         assert client.status("other")["processes"][0]["pid"] == pid
     assert {one.name for one in daemon_with_other.jobs.iterdir()} == {"other.tm.json", ".history"}
 
@@ -108,7 +112,7 @@ def test_five_megabytes_without_an_end(daemon_with_other):
 WRONG = {
     "cmd": [5, "", [], ["a", 5], [""], "unclosed ' quote", "a\0b", None, "   ", [["a"]]],
     "shell": [1, "true", None],
-    "runas": [5, "a b", "a:b:c", ":", None, "../x"],
+    "runas": [5, "a\nb", " ", "a:b:c", ":", None, "../x"],
     "procNr": [0, -1, 1001, 1.5, "2", True, None, 1e300],
     "autoStart": [0, "yes"],
     "restart": ["maybe", 3, -1, True, None, "Always"],
@@ -134,7 +138,7 @@ WRONG = {
     "cpuAffinity": [[], "", "3-1", "x", [-1], 5, [99999]],
     "noNewPrivileges": [0, "yes"],
     "capabilities": [["CAP_NOTHING"], "ALL", {"effective": []}, [5], {"bounding": [], "ambient": ["CHOWN"]}],
-    "groups": ["audio", [-1], ["a b"], [None]],
+    "groups": ["audio", [-1], ["a\nb"], [None]],
     "memoryMax": [0, "1K", "lots", -1, 1e300, True],
 }  # fmt: skip
 
@@ -186,18 +190,20 @@ def test_what_cannot_be_started_is_named(daemon_with_other, tmp_path):
         "folder": ({"cmd": [folder]}, f"exec {folder}: Permission denied"),
         "interpreter": ({"cmd": [str(script)]}, f"exec {script}: its interpreter does not exist"),
         "user": ({"cmd": ["id"], "runas": "nosuchuser"}, "user nosuchuser: no such user"),
+        "blank": ({"cmd": ["id"], "runas": "a b"}, "user a b: no such user"),
         "group": ({"cmd": ["id"], "runas": "root:nosuchgroup"}, "group nosuchgroup: no such group"),
         "dir": (
             {"cmd": ["id"], "dir": "/no/such"},
             "directory /no/such: No such file or directory",
         ),
         "output": (
+            # Of its folders, the first that is missing is named.
             {"cmd": ["id"], "stdout": "/no/such/out"},
-            "output /no/such/out: No such file or directory",
+            "output /no: No such file or directory",
         ),
         "direct": (
-            {"cmd": ["id"], "stdout": "/no/such/out", "logMaxBytes": 0},
-            "output /no/such/out: No such file or directory",
+            {"cmd": ["id"], "stdout": "/no/such/direct", "logMaxBytes": 0},
+            "output /no: No such file or directory",
         ),
     }
     for name, (keys, _) in cases.items():
@@ -220,6 +226,8 @@ def test_bad_files_in_the_directory(make_daemon):
     (daemon.jobs / "bad.tm.json").write_text('{"cmd": "x", "stopTme": 1}')
     (daemon.jobs / "b d.tm.json").write_text("{}")
     (daemon.jobs / "link.tm.json").symlink_to("/etc/passwd")
+    (daemon.jobs / "away.tm.json").symlink_to("/no/such/file")
+    (daemon.jobs / "wide.tm.json").symlink_to("open.tm.json")
     (daemon.jobs / "folder.tm.json").mkdir()
     (daemon.jobs / "open.tm.json").write_text('{"cmd": "x"}')
     (daemon.jobs / "open.tm.json").chmod(0o666)
@@ -228,17 +236,20 @@ def test_bad_files_in_the_directory(make_daemon):
     daemon.wait_state("good", "RUNNING")
     with daemon.client() as client:
         names = [one["name"] for one in json.loads(client.ask("list")["data"])["jobs"]]
-        assert names == ["bad", "folder", "good", "link", "open"]
+        assert names == ["away", "bad", "folder", "good", "link", "open", "wide"]
         status = client.status("bad")
         assert status["state"] == "FATAL"
         assert "bad.tm.json: stopTme: found an unknown key" in status["reason"]
         assert '"stopTime"' in status["reason"]
-        for name in ("bad", "folder", "link", "open"):
+        for name in ("away", "bad", "folder", "link", "open", "wide"):
             reply = client.ask("start", name)
             assert reply["response"] == "fail"
             assert f"{name}.tm.json" in reply["error"]
             assert client.ask("stop", name)["response"] == "redundant"
-        assert client.ask("pull", "link")["response"] == "fail"
+        # A link is followed, and judged by what it leads to.
+        assert client.ask("pull", "link")["data"] == Path("/etc/passwd").read_bytes()
+        for name in ("away", "folder", "open", "wide"):
+            assert client.ask("pull", name)["response"] == "fail"
         fixed = '{"cmd": ["sleep", "1000"], "startTime": 0}'
         assert client.ask("push", "bad", data=fixed, wait=60)["response"] == "success"
         assert client.status("bad")["state"] == "RUNNING"

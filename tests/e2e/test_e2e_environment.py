@@ -124,7 +124,7 @@ def test_runas(report):
     cmd = [
         "/bin/sh",
         "-c",
-        "grep -E '^(Uid|Gid|Groups)' /proc/self/status; echo; env; echo x > /dev/stdout",
+        "grep -E '^(Uid|Gid|Groups)' /proc/self/status; echo; env; echo x >> /dev/stdout; echo end",
     ]
     for name, runas, gid, keys in (
         ("user", "nobody", nobody.pw_gid, {}), ("group", "nobody:daemon", 1, {}),
@@ -135,7 +135,7 @@ def test_runas(report):
         assert daemon.ask("reload", name, wait=60) == {"response": "success"}
         daemon.wait_state(name, "EXITED")
         log = daemon.logs / f"jobs/{name}/0_stdout.log"
-        wait_for(lambda log=log: log.exists() and log.read_text().endswith("\n"))
+        wait_for(lambda log=log: log.exists() and log.read_text().endswith("\nend\n"))
         head, _, rest = log.read_text().partition("\n\n")
         ids = dict(line.split(":\t") for line in head.splitlines())
         assert ids["Uid"].split() == [str(nobody.pw_uid)] * 4
@@ -143,10 +143,7 @@ def test_runas(report):
         assert "0" not in ids["Groups"].split()
         env = dict(line.split("=", 1) for line in rest.splitlines() if "=" in line)
         assert (env["USER"], env["LOGNAME"], env["HOME"]) == ("nobody", "nobody", nobody.pw_dir)
-        if (
-            name != "direct"
-        ):  # a file of root's is not for others to open anew, a pipe of the job's is
-            assert rest.endswith("\nx\n"), name
+        assert rest.endswith("\nx\nend\n"), name
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="runas needs root")
