@@ -69,7 +69,7 @@ _NOTICES: Final = {
 _LATE_S: Final = 1.0
 _SHORT: Final = 1024
 #: A job that is not being stopped is told this late of what its orphans have left, seconds: they may be many.
-_HEIRS_S: Final = 0.5
+_HEIRS_S: Final = 0.1
 #: States of a process in which what it has left behind may be on its way out.
 _ENDING: Final = frozenset({State.STOPPING, State.STARTING})
 

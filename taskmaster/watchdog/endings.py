@@ -157,6 +157,7 @@ class Endings:
         """The place's process has ended with this wait status; None where nobody can say."""
         pid = place.pid
         assert pid is not None
+        self._runner.family.accounted_for(pid, place.start)
         self._runner.family.look_again()
         self.let_go(place)
         place.asking = False

@@ -105,6 +105,14 @@ class Family:
         self.has_strangers = True
         self.look_again()
 
+    def accounted_for(self, pid: int, start: int | None) -> None:
+        """A place's process has ended, and how is known: what it has left is looked for as that of any other."""
+        self._told = frozenset(one for one in self._told if one != (pid, start))
+
+    def greeted(self) -> None:
+        """Another control plane, which has told of nothing yet: it may have inherited nothing."""
+        self._told = frozenset()
+
     def orphans(self, places: Iterable[Place], dead: Iterable[int]) -> bool:
         """Whether anything may live beside the processes themselves and what descends from them. Cheap.
 

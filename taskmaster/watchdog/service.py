@@ -144,6 +144,7 @@ class Service:
 
     def _attached(self) -> None:
         runner = self.runner
+        runner.family.greeted()
         adopted = sum(1 for place in runner.places.values() if place.pid is not None)
         self._rendezvous.send(
             Hello(

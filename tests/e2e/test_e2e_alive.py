@@ -220,6 +220,22 @@ def test_a_chain_of_forks(make_daemon, compiled, command, environment, adopted):
                     continue
 
 
+def test_an_adopted_process_is_restarted_at_once(make_daemon):
+    """Its own end is no sign of something left behind: nothing is stopped in between."""
+    daemon = make_daemon()
+    daemon.job("web", ["sleep", "1000"], restart="always")
+    daemon.start()
+    daemon.wait_state("web", "RUNNING")
+    kill_watchdogs(daemon, "web")
+    (before,) = daemon.pids("web")
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: daemon.pids("web") not in ([], [before]))
+    daemon.ask("stop", "web", wait=30)
+    stopping = [one["pid"] for one in daemon.audit() if one["event"] == "process.stopping"]
+    assert len(stopping) == 1
+    assert stopping[0] not in (None, before)
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on this host")
 def test_children_of_the_caller(make_daemon):
     """A script that starts something and then executes taskmasterd keeps it, and what it leaves behind."""
