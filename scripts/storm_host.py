@@ -59,10 +59,10 @@ def look(pid: int) -> Proc | None:
     return Proc(pid, int(fields[1]), int(fields[19]), fields[0], head.partition("(")[2])
 
 
-def children(pid: int) -> list[int]:
-    """The direct children of a process of one thread."""
+def children(pid: int, thread: int | None = None) -> list[int]:
+    """The direct children of one thread of a process, by default of its first; none where that is gone."""
     try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        text = Path(f"/proc/{pid}/task/{thread or pid}/children").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return []
     return [int(one) for one in text.split()]
@@ -175,9 +175,9 @@ class Host:
                 self._over = True
                 # Of all threads: those of the attackers start some, too.
                 left = [
-                    int(pid)
-                    for file in Path("/proc/self/task").glob("*/children")
-                    for pid in file.read_text().split()
+                    child
+                    for thread in os.listdir("/proc/self/task")
+                    for child in children(os.getpid(), int(thread))
                 ]
                 for pid in left:
                     os.kill(pid, signal.SIGKILL)
