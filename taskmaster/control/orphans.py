@@ -95,6 +95,12 @@ class Orphans:
             (self._others if owner is None else owner.inherited).update(processes)
             if owner is not None:
                 owner.bereft = True
+        # Watchdogs may have died while one program became the other, and nobody has met those that live yet. So
+        # what is here by now is none of those that the next watchdog to die leaves, and may be of any job.
+        for status in list(self._strays()):
+            self._unclaimed[status.pid] = status.start
+        for job in self._jobs.values() if self._unclaimed else ():
+            job.bereft = True
 
     def reaped(self, pid: int) -> None:
         """An orphan is no more; its number may be somebody else's soon."""

@@ -1,0 +1,56 @@
+"""Whose the children of a daemon are that were there before it knew of any death."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from taskmaster import procfs
+from taskmaster.control.job import Job
+from taskmaster.control.orphans import Orphans
+
+
+@pytest.fixture
+def stray() -> Iterator[int]:
+    """A child of this process that is no watchdog."""
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    yield pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_what_an_upgrade_finds_is_not_of_the_next_that_dies(stray: int) -> None:
+    """Its watchdog died while one program became the other: the next one to die has not left it."""
+    jobs = {name: Job(name) for name in ("web", "db")}
+    orphans = Orphans(jobs, {}, lambda job: None)
+    orphans.know({})
+    orphans.inherit(jobs["web"])
+    assert stray not in jobs["web"].inherited
+    assert stray in jobs["db"].doubtful
+
+
+def test_what_is_new_since_a_death_is_of_the_job_that_it_befell(stray: int) -> None:
+    """Without anything there before, the one job without a watchdog is the one that had it."""
+    jobs = {name: Job(name) for name in ("web", "db")}
+    orphans = Orphans(jobs, {}, lambda job: None)
+    status = procfs.stat(stray)
+    assert status is not None
+    orphans.inherit(jobs["web"])
+    assert jobs["web"].inherited.get(stray) == status.start
+
+
+def test_what_the_program_before_knew_stays_so(stray: int) -> None:
+    """What was handed over needs no guess."""
+    jobs = {name: Job(name) for name in ("web", "db")}
+    orphans = Orphans(jobs, {}, lambda job: None)
+    status = procfs.stat(stray)
+    assert status is not None
+    orphans.know({"db": [(stray, status.start)]})
+    orphans.inherit(jobs["web"])
+    assert (stray in jobs["web"].inherited, stray in jobs["db"].inherited) == (False, True)
