@@ -94,6 +94,9 @@ class Event(str, enum.Enum):
     #: The exit status of a process whose watchdog died was reaped here and given to the replacement.
     PROCESS_HANDED_OVER = "process.handed_over"
 
+    #: Events of one user's processes that were not recorded one by one, with how many they were.
+    PROCESS_COUNTED = "process.counted"
+
     #: What a dead watchdog recorded of a job cannot be used; the job begins anew.
     STATE_REJECTED = "state.rejected"
 
@@ -182,6 +185,7 @@ KEYS: Final[dict[Event, tuple[str, ...]]] = {
     Event.PROCESS_MEMORY_EXCEEDED: (*_PROCESS, "memory", "max", "by", "cause", "at"),
     Event.PROCESS_ADOPTED: (*_PROCESS, "uptime", "cause", "at"),
     Event.PROCESS_HANDED_OVER: (*_PROCESS, "exitCode", "signal"),
+    Event.PROCESS_COUNTED: ("what", "user", "job", "count", "since", "until"),
     Event.STATE_REJECTED: ("job", "file", "error", "at"),
     Event.STATE_RESTORED: ("job", "what", "at"),
     Event.STATE_LOST: ("job", "error", "retryS", "at"),

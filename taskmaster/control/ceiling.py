@@ -47,6 +47,23 @@ LESS: Final[dict[str, Callable[[Any], bool]]] = {
 CHECKED: Final = frozenset({"runas", "stdout", "stderr", "log_max_bytes", "log_backups"})
 
 
+#: What a file is made of, each occurrence of which costs the daemon some microseconds to read, and how many a file
+#: may have: usual ones have a hundred. Half a million of them would take half a second.
+_PARTS: Final = (b",", b":", b"[", b"{", b"/")
+MAX_PARTS: Final = 5000
+
+
+def weigh(job: str | None, data: bytes, rights: Rights, command: Command) -> None:
+    """Raises NotPermitted where reading a file would take time that is everybody's."""
+    parts = sum(data.count(one) for one in _PARTS)
+    if not rights.everything and parts > MAX_PARTS:
+        why = (
+            f"of a file with {parts} commas, colons, slashes and brackets is not for "
+            f"{rights.who}; accepted: up to {MAX_PARTS} of them"
+        )
+        raise NotPermitted(refused(command, job, why))
+
+
 def violation(spec: JobSpec, rights: Rights, own_uid: int) -> str | None:
     """Why a peer may not have this job put in force; None where it may. ``own_uid``: the daemon's."""
     if rights.everything:

@@ -230,6 +230,7 @@ class Commands:
         query = exchange.query
         assert query is not None
         assert query.data is not None
+        ceiling.weigh(query.job, query.data, exchange.rights, query.command)
         self._definitions.push(
             query.job, query.data, _change(exchange), self._then_answer(exchange)
         )

@@ -19,6 +19,7 @@ from taskmaster.config import jobfile, tls
 from taskmaster.config.daemon import DaemonConfig
 from taskmaster.control.access import Access
 from taskmaster.control.allotment import Allotments
+from taskmaster.control.churn import Churn
 from taskmaster.control.commands import Commands
 from taskmaster.control.definitions import Change, Definitions
 from taskmaster.control.directory import Directory
@@ -96,6 +97,7 @@ class Daemon:
             sink=premises.sink,
         )
         syscalls.become_subreaper()
+        churn = Churn(self._loop, self._audit, config.audit_bytes_per_day, time.time)
         self._supervisor = Supervisor(
             self._loop,
             premises.statedir,
@@ -106,6 +108,7 @@ class Daemon:
             deadline_s=config.command_deadline_s,
             watchdog_timeout_s=config.watchdog_timeout_s,
             wall_clock=time.time,
+            churn=churn,
         )
         self._definitions = Definitions(
             self._supervisor,
@@ -133,6 +136,7 @@ class Daemon:
         gate = Gate(push_enabled=config.push_enabled, reasons=config.require_reason)
         allotments = Allotments(self._loop.now, config.audit_bytes_per_day)
         recording = Recording(self._audit, allotments, Tally(self._loop, self._audit))
+        recording.also_flushed = churn.flush
         turns = Turns(self._loop.now, self._loop.call_in)
         self._dispatcher = Dispatcher(self._audit, self._say, recording, rejections, gate, turns)
         self._review = Review(self._loop, self._audit)

@@ -13,6 +13,7 @@ The rule, in the order it is asked:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from taskmaster.audit import AuditLog, Event
@@ -44,10 +45,13 @@ class Recording:
         #: By the id of a command: whom its consequences are charged to.
         self._causes: dict[str, Allotment] = {}
         audit.on_caused = self._caused
+        #: What else counts for the log, and is told with it.
+        self.also_flushed: Callable[[], object] = lambda: None
 
     def flush(self) -> None:
         """Tell what was counted."""
         self._tally.flush()
+        self.also_flushed()
 
     def requested(self, exchange: Exchange, fields: dict[str, object]) -> None:
         """Put on record that a command was asked; or mark it as counted, or answer that it cannot be."""

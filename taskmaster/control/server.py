@@ -39,7 +39,7 @@ from taskmaster.wire.frames import Allowance
 
 _BACKLOG: Final = 1024
 #: The largest frame of a client that may not push anything: room for every command but that, and every refusal.
-_NO_FILE_BYTES: Final = 64 * 1024
+_NO_FILE_BYTES: Final = 128 * 1024
 #: Accepted before the loop gets its turn: so many, and for so long, seconds.
 _ACCEPTS_A_TURN: Final = 16
 _ACCEPT_S: Final = 0.001

@@ -18,6 +18,7 @@ from taskmaster import fifos, syscalls
 from taskmaster.audit import KEYS, AuditLog, Event
 from taskmaster.children import exit_of, reap
 from taskmaster.control import link
+from taskmaster.control.churn import Churn
 from taskmaster.control.job import REPLACED, Job, Watchdog
 from taskmaster.control.launching import Launching
 from taskmaster.control.link import Link, Request, Requests
@@ -75,7 +76,10 @@ _ENDING: Final = frozenset({State.STOPPING, State.STARTING})
 
 
 class Supervisor:
-    """Every job and its watchdog. ``logs``: the log directory; ``limits``: rlimits for the jobs' processes."""
+    """Every job and its watchdog. ``logs``: the log directory; ``limits``: rlimits for the jobs' processes.
+
+    ``churn``: puts on record what watchdogs tell.
+    """
 
     def __init__(
         self,
@@ -89,7 +93,9 @@ class Supervisor:
         deadline_s: float,
         watchdog_timeout_s: float,
         wall_clock: Callable[[], float],
+        churn: Churn,
     ) -> None:
+        self._churn = churn
         self.loop = loop
         self.jobs: dict[str, Job] = {}
         #: Why the daemon stops; empty while it does not.
@@ -378,7 +384,7 @@ class Supervisor:
         for key in ("at", "cause", *(("reason",) if event is Event.PROCESS_STOPPING else ())):
             if fields.get(key) is None:
                 fields.pop(key, None)
-        self._audit.record(event, job=job.name, **fields)
+        self._churn.record(event, job.name, "" if job.spec is None else job.spec.runas, fields)
         self._say.everything(f"job {job.name}: {message.event}")
 
     def _is_awaited(self, pid: int, start: int) -> bool:

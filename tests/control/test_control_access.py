@@ -12,7 +12,7 @@ import pytest
 from taskmaster.config.access import Role, Rule
 from taskmaster.config.secretnames import DEFAULT_PATTERN
 from taskmaster.control.access import LEAST, WRITING, Access, least
-from taskmaster.control.ceiling import CHECKED, FREE, LESS, violation
+from taskmaster.control.ceiling import CHECKED, FREE, LESS, MAX_PARTS, violation, weigh
 from taskmaster.control.gate import Gate
 from taskmaster.control.peers import Peer
 from taskmaster.control.pulling import Pulling
@@ -35,6 +35,20 @@ def peer(uid=None, certificate=None, address="127.0.0.1:5"):
 
 def rights(who, *rules, **options):
     return Access(rules, OWN, **options).rights(who)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"1,", b'"a":', b"[", b"{", b"//x\n"],
+    ids=["numbers", "keys", "lists", "objects", "comments"],
+)
+def test_a_file_that_takes_long_to_read(part):
+    """Who is held to a user cannot push what takes half a second to read; blanks and long words are no matter."""
+    limited = rights(peer(ALICE), Rule(role=Role.ADMIN, users=frozenset({ALICE})))
+    with pytest.raises(NotPermitted, match="commas, colons, slashes and brackets"):
+        weigh("web", part * (MAX_PARTS + 1), limited, Command.PUSH)
+    weigh("web", part * (MAX_PARTS + 1), rights(peer(OWN)), Command.PUSH)
+    weigh("web", part * 1000 + b" " * 900_000 + b"x" * 100_000, limited, Command.PUSH)
 
 
 def test_every_command_has_its_role():

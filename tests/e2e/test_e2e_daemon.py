@@ -250,3 +250,22 @@ def test_a_state_folder_that_is_removed(make_daemon):
 def _attached(daemon, but):
     watchdog = daemon.status("a")["watchdog"]
     return watchdog["state"] == "ATTACHED" and watchdog["pid"] != but
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
+def test_the_file_of_its_messages(make_daemon, number):
+    """Renamed and told so, it is opened anew; a client that only reads leaves no line in it."""
+    daemon = make_daemon(logFile="own.log", verbosity=2)
+    daemon.start()
+    own, aside = daemon.folder / "own.log", daemon.folder / "own.log.1"
+    wait_for(lambda: "serving 0 jobs" in own.read_text())
+    for _ in range(50):
+        assert daemon.ask("list")["response"] == "list"
+    assert "connected" not in own.read_text()
+    own.rename(aside)
+    os.kill(daemon.pid, number)
+    wait_for(own.exists)
+    assert daemon.ask("push", "web", data='{"cmd": "sleep 1000"}')["response"] == "success"
+    wait_for(lambda: "connected" in own.read_text())
+    assert "connected" not in aside.read_text()
+    assert daemon.messages.read_text() == ""
