@@ -345,7 +345,8 @@ class Dispatcher:
 
     def turn_over(self) -> None:
         """Begin what arrived and answer what can be. Call at the end of each turn of the loop."""
-        self._answer()
+        if self._advanced or self._arrived:
+            self._answer()
         if self.turns.waiting:
             self.turns.serve(self._answer)
 

@@ -183,16 +183,13 @@ class Session:
         known = self.known.get(data[: -len(END)])
         if known is None or not data.endswith(END) or not self._takes_more():
             return False
-        self._answer_now(known)
-        return True
-
-    def _answer_now(self, known: Asked) -> None:
         self.heard = True
         if self.share is not None:
             self.share.take()
         reply = self._dispatcher.read_now(self, known)
         self._out.append(reply)
         self._out_bytes += len(reply)
+        return True
 
     def unlearn(self) -> None:
         """Forget what queries mean that were asked before."""
@@ -204,7 +201,7 @@ class Session:
         dispatcher = self._dispatcher
         known = None if self._exchanges else self.known.get(frame)
         if known is not None and self._takes_more():
-            # The body of _answer_now: monitors send these by the hundred.
+            # As in _data: monitors send these by the hundred.
             self.heard = True
             if self.share is not None:
                 self.share.take()
@@ -326,6 +323,8 @@ class Session:
 
     def advance(self) -> bool:
         """Answer all that are at the head and can be; whether one of them changed something."""
+        if not self._exchanges:
+            return False  # what was known by heart is answered already
         changed, share, first = False, self.share, True
         while self._exchanges and not self._end_after and self._takes_more():
             exchange = self._exchanges[0]
@@ -379,7 +378,8 @@ class Session:
             self._out.clear()
             self._out_bytes = 0
             self._stream.send(data)
-            self._count_unsent()
+            if self.share is not None:
+                self._count_unsent()
             if len(data) >= self._enough and not self._stream.outbound_bytes:
                 # All is gone at once, so nothing will be drained: go on when others have had their turn.
                 self._loop.call_in(0, lambda: self._dispatcher.advance_later(self))

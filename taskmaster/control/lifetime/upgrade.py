@@ -113,10 +113,9 @@ class Upgrade:
 
     def turn_over(self) -> None:
         """Go on as soon as all that was read is answered. Call at the end of each turn, after the replies."""
-        if self._life.phase is not Phase.DRAINING:
+        if self._drains is None or self._life.phase is not Phase.DRAINING:
             return
         assert self._exchange is not None
-        assert self._drains is not None
         event = lifetime.Event.QUIET
         if not self._dispatcher.quiet(self._exchange):
             if self._drains.armed:
