@@ -101,6 +101,7 @@ class Orphans:
             self._unclaimed[status.pid] = status.start
         for job in self._jobs.values() if self._unclaimed else ():
             job.bereft = True
+        self._say_doubts()
 
     def reaped(self, pid: int) -> None:
         """An orphan is no more; its number may be somebody else's soon."""
