@@ -12,6 +12,8 @@ from typing import Final
 
 #: Owner of what is of no job.
 NO_JOB: Final = ""
+#: In what is handed from one program to the next: no owner, but the watchdogs themselves. No job has this name.
+WATCHDOGS: Final = "*"
 
 #: Whose an orphan was: the name of a job, NO_JOB, or None where nobody can say.
 Owner = str | None

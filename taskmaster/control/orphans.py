@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 
 from taskmaster import children, procfs
 from taskmaster.control.job import Job
-from taskmaster.control.lineage import NO_JOB, Lineage
+from taskmaster.control.lineage import NO_JOB, WATCHDOGS, Lineage
 from taskmaster.control.ownership import Claimant, Stray, owner_of
 from taskmaster.procfs import Standing
 from taskmaster.watchdog.entry import mark_of, trace
@@ -37,6 +37,9 @@ class Orphans:
         self.tell: Callable[[Job], None] = lambda job: None
         #: Children that are of no job, by pid, with their start times.
         self._others: dict[int, int] = {}
+        #: Watchdogs of the program before this one, by pid, with their start times: what such a one leaves is of
+        #: its job, and which that is nobody has handed over.
+        self._met_before: dict[int, int] = {}
         #: Children that might be of several jobs.
         self._unclaimed: dict[int, int] = {}
         self._lineage = Lineage()
@@ -80,26 +83,27 @@ class Orphans:
         self._others[pid] = start
 
     def known(self) -> dict[str, list[tuple[int, int]]]:
-        """By job, pid and start time of what its dead watchdogs had; by "" what is of no job, as watchdogs."""
+        """By job, pid and start time of what its dead watchdogs had; what is of no job, and watchdogs, apart."""
         found = {
             name: list(job.inherited.items()) for name, job in self._jobs.items() if job.inherited
         }
         looked = (procfs.stat(pid) for pid in self._watchdogs)
         watchdogs = [(one.pid, one.start) for one in looked if one is not None]
-        return {**found, NO_JOB: [*self._others.items(), *watchdogs]}
+        watchdogs += self._met_before.items()
+        return {**found, NO_JOB: list(self._others.items()), WATCHDOGS: watchdogs}
 
     def know(self, inherited: dict[str, list[tuple[int, int]]]) -> None:
         """Take over what the program before this one, in the same process, knew of that."""
+        inherited = dict(inherited)
+        self._met_before.update(inherited.pop(WATCHDOGS, ()))
         for name, processes in inherited.items():
             owner = self._jobs.get(name)
             (self._others if owner is None else owner.inherited).update(processes)
-            if owner is not None:
-                owner.bereft = True
         # Watchdogs may have died while one program became the other, and nobody has met those that live yet. So
         # what is here by now is none of those that the next watchdog to die leaves, and may be of any job.
         for status in list(self._strays()):
             self._unclaimed[status.pid] = status.start
-        for job in self._jobs.values() if self._unclaimed else ():
+        for job in self._jobs.values():
             job.bereft = True
         self._say_doubts()
 
@@ -108,6 +112,8 @@ class Orphans:
         owners: set[str | None] = set()
         if self._others.pop(pid, None) is not None:
             owners.add(NO_JOB)
+        if self._met_before.pop(pid, None) is not None:
+            owners.add(None)
         if self._unclaimed.pop(pid, None) is not None:
             owners.add(None)
             self._say_doubts()
@@ -136,12 +142,16 @@ class Orphans:
             self._bequeath(strays, heirs_of)
             return
         strays = [one for one in strays if not one.dead]
-        died = None if dead is None else dead.name
+        # That it is new since this death says something only where no other death may have left it.
+        died = None if dead is None or self._others_lost(dead.name) else dead.name
         lost = set() if dead is None else {dead.name}
         # Looked at after the children: whose watchdog was dead by then may have left some of them.
         for job in self._jobs.values():
             if job.watchdog is not None and _is_dead(job.watchdog.pid):
                 job.bereft, died = True, None
+                lost.add(job.name)
+            elif job.bereft and not job.heard:
+                # Not met yet by this program: what is on record is all that is known of it.
                 lost.add(job.name)
         bereft = [job for job in self._jobs.values() if job.bereft]
         claimants = [_claimant(job, recorded=job.name in lost) for job in bereft]
@@ -171,9 +181,15 @@ class Orphans:
                     self.tell(bearer)
 
     def _others_lost(self, name: str) -> bool:
-        """Whether a watchdog or an orphan of another job has ended and is not reaped: it may have left some."""
+        """Whether a watchdog or an orphan of another job may have ended and left some.
+
+        A watchdog that this program has not met yet may end without anybody here being told which job it had.
+        """
+        if any(job.spec is not None and not job.heard for job in self._jobs.values()):
+            return True
         others = (job.inherited for other, job in self._jobs.items() if other != name)
-        known = itertools.chain(self._watchdogs, self._unclaimed, *others)
+        none = self._others if name != NO_JOB else ()
+        known = itertools.chain(self._watchdogs, self._met_before, self._unclaimed, none, *others)
         return any(_has_ended(pid) for pid in known)
 
     def _bequeath(self, strays: list[procfs.ProcStat], name: str) -> None:
@@ -191,7 +207,7 @@ class Orphans:
 
     def _strays(self) -> Iterator[procfs.ProcStat]:
         inherited = {one for job in self._jobs.values() for one in job.inherited.items()}
-        known = inherited | self._others.items()
+        known = inherited | self._others.items() | self._met_before.items()
         holders: set[int | None] | None = None
         for pid in procfs.children(os.getpid()):
             if pid in self._watchdogs:

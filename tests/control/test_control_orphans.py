@@ -10,6 +10,7 @@ import pytest
 
 from taskmaster import procfs
 from taskmaster.control.job import Job
+from taskmaster.control.lineage import WATCHDOGS
 from taskmaster.control.orphans import Orphans
 
 
@@ -54,3 +55,29 @@ def test_what_the_program_before_knew_stays_so(stray: int) -> None:
     orphans.know({"db": [(stray, status.start)]})
     orphans.inherit(jobs["web"])
     assert (stray in jobs["web"].inherited, stray in jobs["db"].inherited) == (False, True)
+
+
+def test_what_a_watchdog_leaves_that_nobody_has_met() -> None:
+    """It ends just after the new program began, and another death is heard of first: that one has not left it."""
+    jobs = {name: Job(name) for name in ("web", "db")}
+    orphans = Orphans(jobs, {}, lambda job: None)
+    unmet = os.fork()
+    if unmet == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, unmet, os.WEXITED | os.WNOWAIT)
+    orphans.know({WATCHDOGS: [(unmet, 1)]})
+    left = os.fork()  # what it has left, a child of this process only since
+    if left == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        orphans.inherit(jobs["web"])
+        assert left not in jobs["web"].inherited
+        assert left in jobs["db"].doubtful
+        assert orphans.known()[WATCHDOGS] == [(unmet, 1)]
+        orphans.reaped(unmet)
+        assert orphans.known()[WATCHDOGS] == []
+    finally:
+        os.kill(left, signal.SIGKILL)
+        os.waitpid(left, 0)
+        os.waitpid(unmet, 0)
