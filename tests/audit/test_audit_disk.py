@@ -6,12 +6,12 @@ import errno
 import json
 import os
 import resource
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from audit_disk import mounted
 
 from taskmaster.audit import AuditLog, Event, read_records
 from taskmaster.audit.backlog import MAX_BYTES, MAX_RECORDS
@@ -23,17 +23,7 @@ Records = Callable[..., list[dict[str, Any]]]
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    if done.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    yield from mounted(tmp_path, "64k")
 
 
 @pytest.fixture

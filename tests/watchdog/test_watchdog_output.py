@@ -11,47 +11,16 @@ import random
 import resource
 import tempfile
 import tty
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from watchdog_children import isolated, killed, mounting, root_only, small_disk
-from watchdog_pump import LOG, Pump, content, files, opened
+from watchdog_pump import LOG, MakePump, Pump, content, files, numbered, opened
 
 from taskmaster.watchdog.mover import PIPE_BYTES
 from taskmaster.watchdog.output import LONGEST_LINE
-
-MakePump = Callable[..., Pump]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where the log goes."""
-    folder = tmp_path / "log"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def pump(folder: Path, state: Path) -> Iterator[MakePump]:
-    """Make the pump; it is closed afterwards."""
-    made: list[Pump] = []
-
-    def make(max_bytes: int = 0, backups: int = 1000, **more: Any) -> Pump:
-        made.append(Pump(more.pop("folder", folder), state, max_bytes, backups, **more))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def numbered(first: int, last: int, length: int = 20) -> bytes:
-    """Lines that tell which they are."""
-    return b"".join(b"%0*d\n" % (length - 1, number) for number in range(first, last))
 
 
 def check_files(folder: Path, limit: int) -> None:

@@ -9,48 +9,19 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from watchdog_children import DEADLINE_S, ended, isolated, killed, mounting, small_disk
-from watchdog_pump import LOG, PIPE, Pump, content, files
+from watchdog_pump import LOG, PIPE, MakePump, Pump, content, files, numbered
 
 from taskmaster import syscalls
 from taskmaster.watchdog.inherited import Inherited
 from taskmaster.watchdog.mover import PIPE_BYTES
 from taskmaster.watchdog.output import UNREAD_S
 from taskmaster.watchdog.outputfolder import Folder
-
-MakePump = Callable[..., Pump]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where the log goes."""
-    folder = tmp_path / "log"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def pump(folder: Path, state: Path) -> Iterator[MakePump]:
-    """Make the pump; it is closed afterwards."""
-    made: list[Pump] = []
-
-    def make(max_bytes: int = 0, backups: int = 1000, **more: Any) -> Pump:
-        made.append(Pump(more.pop("folder", folder), state, max_bytes, backups, **more))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def numbered(first: int, last: int, length: int = 20) -> bytes:
-    """Lines that tell which they are."""
-    return b"".join(b"%0*d\n" % (length - 1, number) for number in range(first, last))
 
 
 def refuse(number: int) -> Callable[..., Any]:

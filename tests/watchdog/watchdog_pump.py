@@ -42,6 +42,11 @@ def content(folder: Path, name: str = LOG) -> bytes:
     return b"".join(found[number] for number in sorted(found, reverse=True))
 
 
+def numbered(first: int, last: int, length: int = 20) -> bytes:
+    """Lines that tell which they are."""
+    return b"".join(b"%0*d\n" % (length - 1, number) for number in range(first, last))
+
+
 class Pump:
     """An Output with a loop of its own, and the job's end of the pipe (``job``), which never blocks."""
 
@@ -121,3 +126,6 @@ class Pump:
             os.close(self._null)
             self.loop.close()
             signal.signal(signal.SIGIO, self._before)
+
+
+MakePump = Callable[..., Pump]
