@@ -185,11 +185,14 @@ class Orphans:
 
         A watchdog that this program has not met yet may end without anybody here being told which job it had.
         """
-        if any(job.spec is not None and not job.heard for job in self._jobs.values()):
+        others = [job for other, job in self._jobs.items() if other != name]
+        if any(job.spec is not None and not job.heard for job in others):
             return True
-        others = (job.inherited for other, job in self._jobs.items() if other != name)
         none = self._others if name != NO_JOB else ()
-        known = itertools.chain(self._watchdogs, self._met_before, self._unclaimed, none, *others)
+        known = itertools.chain(
+            *(self._watchdogs, self._met_before, self._unclaimed, none),
+            *(job.inherited for job in others),
+        )
         return any(_has_ended(pid) for pid in known)
 
     def _bequeath(self, strays: list[procfs.ProcStat], name: str) -> None:

@@ -12,6 +12,7 @@ from taskmaster import procfs
 from taskmaster.control.job import Job
 from taskmaster.control.lineage import WATCHDOGS
 from taskmaster.control.orphans import Orphans
+from taskmaster.core.spec import JobSpec
 
 
 @pytest.fixture
@@ -44,6 +45,19 @@ def test_what_is_new_since_a_death_is_of_the_job_that_it_befell(stray: int) -> N
     assert status is not None
     orphans.inherit(jobs["web"])
     assert jobs["web"].inherited.get(stray) == status.start
+
+
+def test_a_death_explains_what_is_new_while_all_others_are_met(stray: int) -> None:
+    """Whoever has lost its watchdog is not heard; another that is not heard may have lost one too."""
+    for met, owner in ((True, "web"), (False, None)):
+        jobs = {name: Job(name) for name in ("web", "db")}
+        for job in jobs.values():
+            job.spec = JobSpec(job=job.name, argv=("true",))
+            job.bereft = True
+        jobs["db"].heard = met
+        Orphans(jobs, {}, lambda job: None).inherit(jobs["web"])
+        found = next((name for name, job in jobs.items() if stray in job.inherited), None)
+        assert found == owner
 
 
 def test_what_the_program_before_knew_stays_so(stray: int) -> None:
