@@ -38,12 +38,24 @@ def examine(path: Path, seal: Path | None, held: tuple[int, int] | None) -> int:
     else:
         try:
             about = os.fstat(fd)
-            if (about.st_dev, about.st_ino) != held:
+            if (about.st_dev, about.st_ino) != held and not _was_rotated(path, held):
                 generations.lock(fd, path)
             read_tail(fd, about.st_size)
         finally:
             os.close(fd)
     return os.memfd_create("taskmaster-audit", os.MFD_CLOEXEC)
+
+
+def _was_rotated(path: Path, held: tuple[int, int] | None) -> bool:
+    """Whether the log ``held`` is a backup of this one by now: then this one is of the same process."""
+    for number in generations.backup_numbers(path):
+        try:
+            about = os.stat(generations.backup(path, number))
+        except FileNotFoundError:
+            continue  # moved up, or deleted, since they were listed
+        if (about.st_dev, about.st_ino) == held:
+            return True
+    return False
 
 
 def _check_room(path: Path) -> None:
