@@ -17,6 +17,7 @@ from storm_jobs import StormJob
 from storm_witness import Life
 
 if TYPE_CHECKING:
+    from storm_faults import Fault
     from storm_gaps import Gaps
 
 Record = dict[str, Any]
@@ -37,6 +38,10 @@ _NEVER: Final = frozenset(
 _OF_THE_LINE: Final = frozenset(
     {"seq", "timestamp", "at", "mono", "happened", "size_of_line", "prev", "hash"}
 )
+#: The exit status of a watchdog that has no state folder (watchdog/entry.py), and how long after that was removed
+#: it may be told of: the daemon may be stopped meanwhile.
+_NO_STATE: Final = 73
+_REMOVED_S: Final = 10.0
 _ENDS: Final = ("process.exited", "process.unknown_exit")
 
 
@@ -86,8 +91,9 @@ class Audit:
             if at - before_s <= one["mono"] <= at + after_s
         ][:60]
 
-    def check_itself(self) -> None:
+    def check_itself(self, faults: Iterable[Fault]) -> None:
         """Gapless, and without records that tell of a failure of its own."""
+        removed = [(one.job, one.at) for one in faults if one.kind == "removed"]
         for expected, record in enumerate(self.records, 1):
             if record["seq"] != expected:
                 self.violations.append(f"audit log: seq {record['seq']} where {expected} was due")
@@ -96,6 +102,12 @@ class Audit:
             event = record["event"]
             if event in _NEVER:
                 self.violations.append(f"audit log: {shown(record)}")
+            elif event == "watchdog.lost" and record.get("exitCode") == _NO_STATE:
+                around = (at for job, at in removed if job == record["job"])
+                if any(0 <= record["mono"] - at <= _REMOVED_S for at in around):
+                    self.allowed["watchdogs whose state folder was removed as they began"] += 1
+                else:
+                    self.violations.append(f"a watchdog found no state folder: {shown(record)}")
             elif event == "watchdog.lost" and record.get("exitCode") is not None:
                 self.violations.append(f"a watchdog ended by itself: {shown(record)}")
             elif event == "audit.repaired":

@@ -65,7 +65,7 @@ def judge(folder: Path, course: Course) -> tuple[list[str], dict[str, Any]]:
     logs = folder / "log"
     audit = Audit(logs / "audit.jsonl")
     gaps = Gaps(audit, course.faults, [one for one in commands if one.command == "upgrade"])
-    audit.check_itself()
+    audit.check_itself(course.faults)
     audit.check_commands(commands, course.deaths)
     audit.check_exits(course.lives, jobs, gaps, course.until)
     judge = Judge(jobs, course.lives, commands, audit, gaps, course.until)

@@ -27,7 +27,8 @@ from taskmaster.watchdog.service import Service
 
 #: Exit status when another watchdog still has the job; the control plane tries again.
 HELD: Final = 75
-#: Exit status when the state directory cannot be used.
+#: Exit status when somebody has removed the job's state folder since the control plane opened it: it makes
+#: another, and launches again.
 NO_STATE: Final = 73
 #: Exit status when the control plane's parameters lead nowhere: the program itself is at fault.
 BUG: Final = 70
@@ -129,9 +130,11 @@ def _leave_home(launch: Launch) -> None:
 
 
 def _serve(launch: Launch) -> int:
-    lock = os.open(
-        LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=launch.directory
-    )
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        lock = os.open(LOCK, flags, 0o600, dir_fd=launch.directory)
+    except FileNotFoundError:
+        return NO_STATE
     try:
         # A POSIX lock: the processes forked from here do not hold it, and a SIGKILL gives it up at once.
         if launch.waits_s:

@@ -258,6 +258,19 @@ def test_what_a_removed_state_excuses(log, faults, record, pipe):
     assert gaps.pipe_lost(life(101.2)) is pipe
 
 
+@pytest.mark.parametrize(
+    ("code", "job", "after_s", "condemned"),
+    [(73, "web", 1.0, 0), (73, "db", 1.0, 1), (73, "web", 20.0, 1), (70, "web", 1.0, 1)],
+)
+def test_a_watchdog_without_a_state_folder(log, code, job, after_s, condemned):
+    """It may end so just after the folder of its own job was removed; another exit status is a crash as ever."""
+    log.add("watchdog.lost", job="web", exitCode=code)
+    audit = log.audit()
+    at = audit.records[0]["mono"] - after_s
+    audit.check_itself([Fault(at, "removed", job, 0, "folder")])
+    assert len(audit.violations) == condemned
+
+
 def test_a_record_that_is_there_again_excuses_nothing(log):
     """From the moment that it is said to be there, an end has to be on record as always."""
     now = time.monotonic()
